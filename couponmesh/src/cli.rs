@@ -1,0 +1,65 @@
+//! The command line.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+use couponmesh::node::ServiceName;
+
+use crate::load::LoadArgs;
+
+/// Membership with a welcome coupon, as a mesh of gRPC services.
+///
+/// Start with `couponmesh run`: all services in one process, on files in ./data. It prints a line to try.
+#[derive(Debug, Parser)]
+#[command(name = "couponmesh", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// A TOML file that overrides the defaults; see `couponmesh config print --default`.
+    #[arg(long, global = true, env = "COUPONMESH_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Runs all services in one process, on SQLite files and the embedded durable bus.
+    Run(RunArgs),
+    /// Shows the configuration.
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Registers members at a given concurrency or rate against any address, and checks every coupon.
+    Load(LoadArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Prints the configuration in effect, with secrets hidden.
+    Print {
+        /// Print the defaults instead, with every key explained.
+        #[arg(long)]
+        default: bool,
+    },
+}
+
+/// Runs all services in one process.
+///
+/// Everything that was acknowledged is on the disk before it is acknowledged; stop it with Ctrl-C, or kill
+/// it: nothing is lost. `--without coupon` lets you see how registering goes on and withdrawing pauses
+/// while a service is away; run again without it and everything catches up.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Where to listen.
+    #[arg(long, default_value = "127.0.0.1:50051", value_name = "ADDRESS")]
+    pub(crate) listen: SocketAddr,
+    /// Where the data is kept; made when it is missing.
+    #[arg(long, default_value = "./data", value_name = "DIRECTORY")]
+    pub(crate) data_dir: PathBuf,
+    /// Leave a service out; may be given more than once.
+    #[arg(long, value_name = "SERVICE")]
+    pub(crate) without: Vec<ServiceName>,
+    /// Where member calls coupon, e.g. http://127.0.0.1:50052; without it, on the address of this run.
+    #[arg(long, value_name = "URL")]
+    pub(crate) coupon_address: Option<String>,
+}

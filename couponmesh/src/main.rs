@@ -1,0 +1,58 @@
+//! `couponmesh`: the services, and the commands of those who operate them.
+
+mod cli;
+mod load;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use couponmesh::config::{self, Config};
+
+use crate::cli::{Cli, Command, ConfigCommand};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        Command::Run(args) => run::run(&args, cli.config.as_deref()),
+        Command::Config {
+            command: ConfigCommand::Print { default: true },
+        } => {
+            print(config::DEFAULT);
+            Ok(())
+        }
+        Command::Config {
+            command: ConfigCommand::Print { default: false },
+        } => Config::load(cli.config.as_deref())
+            .and_then(|config| couponmesh_runtime::config::print(&config))
+            .map(|text| print(&text))
+            .map_err(Into::into),
+        Command::Load(args) => {
+            return run::block_on(load::run(args)).unwrap_or_else(|error| fail(&*error));
+        }
+    };
+    outcome.map_or_else(|error| fail(&*error), |()| ExitCode::SUCCESS)
+}
+
+/// What a command was asked for goes to standard output; a reader that went away (`| head`) is no error.
+fn print(text: &str) {
+    use std::io::Write as _;
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// One line that says what is wrong, with its causes.
+#[allow(clippy::print_stderr)] // the last word of a command, not a log line
+fn fail(error: &dyn std::error::Error) -> ExitCode {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // Many errors quote their source already.
+        if !line.contains(&cause_text) {
+            line = format!("{line}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    eprintln!("couponmesh: {}", line.replace('\n', " "));
+    ExitCode::FAILURE
+}

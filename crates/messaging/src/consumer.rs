@@ -1,0 +1,321 @@
+//! The consumer: runs a service's handler for every event of its types, once in effect.
+//!
+//! Inbox mark, the handler's changes and the events that it causes commit in one transaction; then the
+//! bus is told. What waits is handled in one transaction; when that fails for a reason of the handler's
+//! own, each event is handled alone and the one to blame is parked as a dead letter.
+
+use std::{
+    collections::{HashMap, HashSet},
+    panic::AssertUnwindSafe,
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use couponmesh_runtime::{backoff::Backoff, database, id::EventId, running::Running, telemetry};
+use futures::FutureExt as _;
+use sea_orm::DbErr;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+use crate::{
+    bus::{Bus, BusError, Delivery, Subscription},
+    dead_letter,
+    event::Event,
+    inbox::{self, Outcome},
+    store::{Store, Transaction},
+};
+
+/// Attempts at an event whose handler fails before it is parked.
+pub const MAX_ATTEMPTS: i32 = 5;
+
+/// What a service does about events.
+#[async_trait]
+pub trait Handler: Send + Sync + 'static {
+    /// Full names of the messages that it handles.
+    const TYPES: &'static [&'static str];
+
+    /// Handles one event inside the open transaction. Events come in any order, and the rows must end
+    /// the same whatever the order; repeats are kept away by the inbox, but a handler tolerates them too.
+    ///
+    /// # Errors
+    /// See [`HandlerError`]: it decides whether the event is tried again or parked.
+    async fn handle(&self, tx: &Transaction, event: &Event) -> Result<(), HandlerError>;
+}
+
+/// Why an event was not handled.
+#[derive(Debug, thiserror::Error)]
+pub enum HandlerError {
+    /// The payload is not what its type says, or breaks the contract: parked at once.
+    #[error("the event cannot be understood: {0}")]
+    Undecodable(String),
+    /// A type that the handler does not know: parked at once.
+    #[error("no handler for events of type {0}")]
+    UnknownType(String),
+    /// The database refused: an outage is waited out, anything else counts as the handler's own failure.
+    #[error("the database refused: {0}")]
+    Storage(#[from] DbErr),
+    /// The handler panicked: its own failure.
+    #[error("the handler panicked")]
+    Panicked,
+}
+
+/// What to do about an event that was not handled.
+enum Verdict {
+    /// An outage: wait and try again, without end.
+    Wait,
+    /// The handler's own failure: a few attempts, then park.
+    Retry,
+    /// Hopeless: park.
+    Park,
+}
+
+impl HandlerError {
+    fn verdict(&self) -> Verdict {
+        match self {
+            Self::Undecodable(_) | Self::UnknownType(_) => Verdict::Park,
+            Self::Storage(error) if database::is_transient(error) => Verdict::Wait,
+            Self::Storage(_) | Self::Panicked => Verdict::Retry,
+        }
+    }
+}
+
+/// The service is stopping; the event at hand stays with the bus.
+struct Stopped;
+
+pub(crate) fn start<H: Handler>(
+    store: &Store,
+    bus: &Arc<dyn Bus>,
+    handler: H,
+    batch: usize,
+    running: &Running,
+) {
+    let consumer = Arc::new(Consumer {
+        store: store.clone(),
+        handler,
+        batch,
+        stop: running.stopping(),
+    });
+    let bus = bus.clone();
+    running.keep("consumer", move || {
+        let (consumer, bus) = (consumer.clone(), bus.clone());
+        async move { consumer.run(bus).await }
+    });
+}
+
+struct Consumer<H> {
+    store: Store,
+    handler: H,
+    batch: usize,
+    stop: CancellationToken,
+}
+
+impl<H: Handler> Consumer<H> {
+    async fn run(&self, bus: Arc<dyn Bus>) {
+        let mut backoff = Backoff::new(self.store.random());
+        while !self.stop.is_cancelled() {
+            let Err(error) = self.consume(bus.as_ref(), &mut backoff).await else {
+                return;
+            };
+            tracing::warn!(
+                service = self.store.service(),
+                error = &error as &dyn std::error::Error,
+                "consumer waits for the bus"
+            );
+            if self.pause(&mut backoff).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Ends well when the service stops.
+    async fn consume(&self, bus: &dyn Bus, backoff: &mut Backoff) -> Result<(), BusError> {
+        let mut subscription: Box<dyn Subscription> =
+            bus.subscribe(self.store.service(), H::TYPES).await?;
+        // An event may have killed the process that handled it last. Until the first events are handled,
+        // attempts are counted before the handler runs, so that such an event is found and parked.
+        let mut careful = true;
+        loop {
+            let deliveries = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Ok(()),
+                deliveries = subscription.next(self.batch) => deliveries?,
+            };
+            backoff.reset();
+            let events: Vec<&Event> = distinct(&deliveries);
+            if self.process(&events, &mut careful).await.is_err() {
+                return Ok(());
+            }
+            subscription.ack().await?;
+        }
+    }
+
+    /// Deals with every event: handled, known or parked.
+    async fn process(&self, events: &[&Event], careful: &mut bool) -> Result<(), Stopped> {
+        let counted = if *careful {
+            self.count(events).await?
+        } else {
+            HashMap::new()
+        };
+        let suspicious = counted.values().any(|attempts| *attempts > 1);
+        if !suspicious && self.together(events, counted.is_empty()).await? {
+            *careful &= counted.is_empty();
+            return Ok(());
+        }
+        for event in events {
+            self.alone(event, counted.get(&event.id).copied()).await?;
+        }
+        Ok(())
+    }
+
+    /// Handles all in one transaction; false when one of them has to be looked for.
+    async fn together(&self, events: &[&Event], expect_uncounted: bool) -> Result<bool, Stopped> {
+        let mut backoff = Backoff::new(self.store.random());
+        loop {
+            let error = match self.handle(events, expect_uncounted).await {
+                Ok(handled) => return Ok(handled),
+                Err(error) => error,
+            };
+            match error.verdict() {
+                Verdict::Wait => self.wait(&error, &mut backoff).await?,
+                Verdict::Retry | Verdict::Park => return Ok(false),
+            }
+        }
+    }
+
+    /// Handles one event until it is handled or parked. `counted` is its count when this attempt is counted already.
+    async fn alone(&self, event: &Event, mut counted: Option<i32>) -> Result<(), Stopped> {
+        let mut backoff = Backoff::new(self.store.random());
+        loop {
+            let attempts = match counted.take() {
+                Some(attempts) => attempts,
+                None => match self.count(&[event]).await?.get(&event.id) {
+                    Some(attempts) => *attempts,
+                    None => return Ok(()), // dealt with before
+                },
+            };
+            if attempts > MAX_ATTEMPTS {
+                // It never came to a verdict: each attempt ended with the process.
+                return self
+                    .park(
+                        event,
+                        "the process died while handling the event",
+                        attempts - 1,
+                    )
+                    .await;
+            }
+            loop {
+                let error = match self.handle(&[event], false).await {
+                    Ok(_) => return Ok(()),
+                    Err(error) => error,
+                };
+                match error.verdict() {
+                    Verdict::Wait => self.wait(&error, &mut backoff).await?,
+                    Verdict::Retry if attempts < MAX_ATTEMPTS => {
+                        tracing::warn!(service = self.store.service(), event.id = %event.id, event.type = event.event_type, attempts, error = &error as &dyn std::error::Error, "event not handled; tried again");
+                        self.pause(&mut backoff).await?;
+                        break;
+                    }
+                    Verdict::Retry | Verdict::Park => {
+                        return self.park(event, &error.to_string(), attempts).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// One transaction over `events`. False, and nothing done, when `uncounted` and one of them failed before.
+    async fn handle(&self, events: &[&Event], uncounted: bool) -> Result<bool, HandlerError> {
+        let tx = self.store.begin("consumer").await?;
+        let consumer = self.store.service();
+        let fresh: HashSet<EventId> = if self.store.faults().sabotaged("inbox") {
+            events.iter().map(|event| event.id).collect()
+        } else {
+            let fresh = inbox::mark(&*tx, consumer, events, Outcome::Handled, tx.now()).await?;
+            if uncounted && fresh.iter().any(|fresh| fresh.attempts > 0) {
+                return Ok(false);
+            }
+            fresh.into_iter().map(|fresh| fresh.event_id).collect()
+        };
+        for event in events.iter().filter(|event| fresh.contains(&event.id)) {
+            let span = tracing::info_span!("consume", event.r#type = event.event_type, event.id = %event.id, member.id = %event.member_id, correlation_id = event.context.correlation_id.as_str());
+            if let Some(traceparent) = &event.context.traceparent {
+                telemetry::set_parent(&span, traceparent);
+            }
+            let handled = AssertUnwindSafe(self.handler.handle(&tx, event))
+                .catch_unwind()
+                .instrument(span);
+            handled.await.unwrap_or(Err(HandlerError::Panicked))?;
+        }
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    /// Counts an attempt at each event that is not dealt with; returns their counts. Waits out outages:
+    /// without this nothing else can go on.
+    async fn count(&self, events: &[&Event]) -> Result<HashMap<EventId, i32>, Stopped> {
+        let mut backoff = Backoff::new(self.store.random());
+        loop {
+            match self.try_count(events).await {
+                Ok(counts) => return Ok(counts),
+                Err(error) => self.wait(&error.into(), &mut backoff).await?,
+            }
+        }
+    }
+
+    async fn try_count(&self, events: &[&Event]) -> Result<HashMap<EventId, i32>, DbErr> {
+        let tx = self.store.begin("consumer.count").await?;
+        let fresh = inbox::count_attempt(&*tx, self.store.service(), events, tx.now()).await?;
+        tx.commit().await?;
+        Ok(fresh
+            .into_iter()
+            .map(|fresh| (fresh.event_id, fresh.attempts))
+            .collect())
+    }
+
+    /// Parks `event`. Waits out outages, as `count` does.
+    async fn park(&self, event: &Event, error: &str, attempts: i32) -> Result<(), Stopped> {
+        tracing::error!(service = self.store.service(), event.id = %event.id, event.r#type = event.event_type, member.id = %event.member_id, attempts, error, "event parked as a dead letter");
+        let mut backoff = Backoff::new(self.store.random());
+        loop {
+            match self.try_park(event, error, attempts).await {
+                Ok(()) => return Ok(()),
+                Err(error) => self.wait(&error.into(), &mut backoff).await?,
+            }
+        }
+    }
+
+    /// Dead letter and inbox mark in one transaction.
+    async fn try_park(&self, event: &Event, error: &str, attempts: i32) -> Result<(), DbErr> {
+        let tx = self.store.begin("consumer.park").await?;
+        let consumer = self.store.service();
+        dead_letter::park(&*tx, consumer, event, error, attempts, tx.now()).await?;
+        inbox::mark(&*tx, consumer, &[event], Outcome::Parked, tx.now()).await?;
+        tx.commit().await
+    }
+
+    async fn wait(&self, error: &HandlerError, backoff: &mut Backoff) -> Result<(), Stopped> {
+        tracing::warn!(
+            service = self.store.service(),
+            error = error as &dyn std::error::Error,
+            "consumer waits for the database"
+        );
+        self.pause(backoff).await
+    }
+
+    async fn pause(&self, backoff: &mut Backoff) -> Result<(), Stopped> {
+        tokio::select! {
+            () = self.stop.cancelled() => Err(Stopped),
+            () = tokio::time::sleep(backoff.next_pause()) => Ok(()),
+        }
+    }
+}
+
+/// The events of a batch, each once: one statement must not mark a row twice.
+fn distinct(deliveries: &[Delivery]) -> Vec<&Event> {
+    let mut seen = HashSet::with_capacity(deliveries.len());
+    deliveries
+        .iter()
+        .map(AsRef::as_ref)
+        .filter(|event: &&Event| seen.insert(event.id))
+        .collect()
+}

@@ -1,0 +1,81 @@
+//! An event: a CloudEvents 1.0 envelope around an encoded protobuf message.
+
+use couponmesh_runtime::{
+    Context, Timestamp,
+    id::{EventId, MemberId},
+};
+use prost::{Message, Name};
+
+use crate::consumer::HandlerError;
+
+/// An event on its way.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// `ce-id`: the same wherever and however often the event is seen.
+    pub id: EventId,
+    /// `ce-type`: the full name of the message in `payload`.
+    pub event_type: String,
+    /// `ce-source`: the service that published it.
+    pub source: String,
+    /// `ce-subject`: the member it is about.
+    pub member_id: MemberId,
+    /// `ce-time`: when it was stored.
+    pub time: Timestamp,
+    /// What caused it.
+    pub context: Context,
+    /// The encoded message.
+    pub payload: Vec<u8>,
+}
+
+impl Event {
+    /// The message, when it is of type `M`; `None` when it is of another.
+    ///
+    /// # Errors
+    /// [`HandlerError::Undecodable`] when the payload is not an `M`.
+    pub fn decode<M: Message + Name + Default>(&self) -> Result<Option<M>, HandlerError> {
+        if !is_type::<M>(&self.event_type) {
+            return Ok(None);
+        }
+        M::decode(self.payload.as_slice())
+            .map(Some)
+            .map_err(|error| HandlerError::Undecodable(error.to_string()))
+    }
+
+    /// The context of what handling this event causes.
+    #[must_use]
+    pub fn causes(&self) -> Context {
+        Context {
+            causation_id: Some(self.id.0),
+            ..self.context.clone()
+        }
+    }
+}
+
+/// Whether `event_type` is the full name of `M`, without building that name.
+fn is_type<M: Name>(event_type: &str) -> bool {
+    event_type
+        .strip_suffix(M::NAME)
+        .and_then(|rest| rest.strip_suffix('.'))
+        == Some(M::PACKAGE)
+}
+
+/// Reads the id in `field` of a message.
+///
+/// # Errors
+/// [`HandlerError::Undecodable`] when it is none.
+pub fn id<T>(
+    parse: impl Fn(&str) -> Option<T>,
+    field: &str,
+    text: &str,
+) -> Result<T, HandlerError> {
+    parse(text).ok_or_else(|| HandlerError::Undecodable(format!("{field} is no id")))
+}
+
+/// Reads the time in `field` of a message.
+///
+/// # Errors
+/// [`HandlerError::Undecodable`] when it is missing.
+pub fn time(field: &str, time: Option<prost_types::Timestamp>) -> Result<Timestamp, HandlerError> {
+    time.map(Timestamp::from)
+        .ok_or_else(|| HandlerError::Undecodable(format!("{field} is missing")))
+}

@@ -1,0 +1,151 @@
+//! The inbox: which events a consumer has dealt with, and how often it tried.
+
+use couponmesh_runtime::{
+    Timestamp,
+    id::{EventId, MemberId},
+};
+use sea_orm::{
+    ActiveValue::Set,
+    ConnectionTrait, DbErr, FromQueryResult, Insert, QueryTrait,
+    entity::prelude::*,
+    sea_query::{ExprTrait as _, OnConflict, Query},
+};
+
+use crate::{event::Event, rows};
+
+/// One event at one consumer.
+#[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+#[sea_orm(table_name = "inbox")]
+pub struct Model {
+    /// The consumer: the service's name.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub consumer: String,
+    /// The event's id.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub event_id: EventId,
+    /// Full message name.
+    pub event_type: String,
+    /// The member it is about.
+    pub member_id: MemberId,
+    /// Shared by all that the first request caused.
+    pub correlation_id: String,
+    /// The event that caused it.
+    pub causation_id: Option<Uuid>,
+    /// W3C trace context.
+    pub traceparent: Option<String>,
+    /// When it was first seen.
+    pub create_time: Timestamp,
+    /// When it was handled or parked; none while it is tried.
+    pub handle_time: Option<Timestamp>,
+    /// Attempts that were counted before the handler ran.
+    pub attempts: i32,
+    /// `handled` or `parked`; none while it is tried.
+    pub outcome: Option<String>,
+}
+
+/// No relations.
+#[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}
+
+/// How an event ended at a consumer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Handled,
+    Parked,
+}
+
+impl Outcome {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Handled => "handled",
+            Self::Parked => "parked",
+        }
+    }
+}
+
+/// An event that was not dealt with before.
+#[derive(Debug, FromQueryResult)]
+pub(crate) struct Fresh {
+    pub(crate) event_id: EventId,
+    /// Attempts counted so far.
+    pub(crate) attempts: i32,
+}
+
+/// Marks `events` as dealt with and returns those that were not before: the others are duplicates.
+pub(crate) async fn mark(
+    db: &impl ConnectionTrait,
+    consumer: &'static str,
+    events: &[&Event],
+    outcome: Outcome,
+    now: Timestamp,
+) -> Result<Vec<Fresh>, DbErr> {
+    let row = |event: &&Event| ActiveModel {
+        handle_time: Set(Some(now)),
+        outcome: Set(Some(outcome.as_str().to_owned())),
+        ..new_row(consumer, event, now, 0)
+    };
+    let dealt_with = [Column::HandleTime, Column::Outcome];
+    upsert(
+        db,
+        events.iter().map(row).collect(),
+        OnConflict::columns(KEY)
+            .update_columns(dealt_with)
+            .to_owned(),
+    )
+    .await
+}
+
+/// Counts an attempt at each of `events` that is not dealt with, and returns those.
+pub(crate) async fn count_attempt(
+    db: &impl ConnectionTrait,
+    consumer: &'static str,
+    events: &[&Event],
+    now: Timestamp,
+) -> Result<Vec<Fresh>, DbErr> {
+    let row = |event: &&Event| new_row(consumer, event, now, 1);
+    let one_more = Expr::col((Entity, Column::Attempts)).add(1);
+    let on_conflict = OnConflict::columns(KEY)
+        .value(Column::Attempts, one_more)
+        .to_owned();
+    upsert(db, events.iter().map(row).collect(), on_conflict).await
+}
+
+const KEY: [Column; 2] = [Column::Consumer, Column::EventId];
+
+fn new_row(consumer: &'static str, event: &Event, now: Timestamp, attempts: i32) -> ActiveModel {
+    ActiveModel {
+        consumer: Set(consumer.to_owned()),
+        event_id: Set(event.id),
+        event_type: Set(event.event_type.clone()),
+        member_id: Set(event.member_id),
+        correlation_id: Set(event.context.correlation_id.as_str().to_owned()),
+        causation_id: Set(event.context.causation_id),
+        traceparent: Set(event.context.traceparent.clone()),
+        create_time: Set(now),
+        handle_time: Set(None),
+        attempts: Set(attempts),
+        outcome: Set(None),
+    }
+}
+
+/// Inserts `rows`, or changes those that are there and not dealt with; returns what it inserted or changed.
+async fn upsert(
+    db: &impl ConnectionTrait,
+    rows: Vec<ActiveModel>,
+    mut on_conflict: OnConflict,
+) -> Result<Vec<Fresh>, DbErr> {
+    on_conflict.action_and_where(Expr::col((Entity, Column::HandleTime)).is_null());
+    let mut fresh = Vec::with_capacity(rows.len());
+    for run in rows::runs(rows) {
+        let mut insert = Insert::many(run)
+            .on_conflict(on_conflict.clone())
+            .into_query();
+        insert.returning(Query::returning().columns([Column::EventId, Column::Attempts]));
+        for row in db.query_all(&insert).await? {
+            fresh.push(Fresh::from_query_result(&row, "")?);
+        }
+    }
+    Ok(fresh)
+}

@@ -1,0 +1,107 @@
+//! A lease: work that one process at a time does, taken over when its holder dies.
+//!
+//! It spares double work and is no lock: a holder that stalls past its end may still act once more.
+//! What is done under a lease must be harmless when done twice.
+
+use std::time::Duration;
+
+use couponmesh_runtime::Timestamp;
+use sea_orm::{
+    DbErr,
+    entity::prelude::*,
+    sea_query::{ExprTrait as _, OnConflict},
+};
+use uuid::Uuid;
+
+use crate::store::Store;
+
+/// How long a dead holder keeps others waiting.
+const TERM: Duration = Duration::from_secs(10);
+
+/// Who holds what.
+#[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+#[sea_orm(table_name = "leases")]
+pub struct Model {
+    /// The work.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub name: String,
+    /// The replica that does it.
+    pub holder: Uuid,
+    /// Until when it may, unless it renews.
+    pub end_time: Timestamp,
+}
+
+/// No relations.
+#[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}
+
+pub(crate) struct Lease {
+    store: Store,
+    name: &'static str,
+    held_until: Option<Timestamp>,
+}
+
+impl Lease {
+    pub(crate) fn new(store: &Store, name: &'static str) -> Self {
+        Self {
+            store: store.clone(),
+            name,
+            held_until: None,
+        }
+    }
+
+    /// Whether this process holds the lease; takes or renews it when it can.
+    pub(crate) async fn hold(&mut self) -> Result<bool, DbErr> {
+        let now = self.store.now();
+        // Renewed at half its term, so that a slow renewal does not lose it.
+        if self.held_until.is_some_and(|end| end.since(now) > TERM / 2) {
+            return Ok(true);
+        }
+        let end = now.plus(TERM);
+        let tx = self.store.begin("lease").await?;
+        let mine = Column::Holder
+            .eq(self.store.replica())
+            .or(Column::EndTime.lt(now));
+        let taken = Entity::insert(ActiveModel {
+            name: sea_orm::Set(self.name.to_owned()),
+            holder: sea_orm::Set(self.store.replica()),
+            end_time: sea_orm::Set(end),
+        })
+        .on_conflict(
+            OnConflict::column(Column::Name)
+                .update_columns([Column::Holder, Column::EndTime])
+                .action_and_where(mine)
+                .to_owned(),
+        )
+        .exec_without_returning(&*tx)
+        .await?;
+        tx.commit().await?;
+        self.held_until = (taken > 0).then_some(end);
+        Ok(taken > 0)
+    }
+
+    /// Lets go, so that another replica need not wait for the end of the term.
+    pub(crate) async fn release(&mut self) {
+        if self.held_until.take().is_none() {
+            return;
+        }
+        let released = async {
+            let tx = self.store.begin("lease").await?;
+            Entity::delete_many()
+                .filter(Column::Name.eq(self.name))
+                .filter(Column::Holder.eq(self.store.replica()))
+                .exec(&*tx)
+                .await?;
+            tx.commit().await
+        };
+        if let Err(error) = released.await {
+            tracing::debug!(
+                lease = self.name,
+                error = &error as &dyn std::error::Error,
+                "lease not released; it ends by itself"
+            );
+        }
+    }
+}

@@ -1,0 +1,60 @@
+#![doc = include_str!("../README.md")]
+
+pub mod bus;
+pub mod consumer;
+pub mod dead_letter;
+pub mod event;
+pub mod inbox;
+pub mod janitor;
+pub mod lease;
+pub mod migrations;
+pub mod outbox;
+pub mod relay;
+pub mod rows;
+pub mod store;
+
+pub use bus::{Bus, BusError};
+pub use consumer::{Handler, HandlerError};
+pub use event::Event;
+pub use store::{Store, Transaction};
+
+use std::{sync::Arc, time::Duration};
+
+use couponmesh_runtime::{
+    config::{Problems, Validate},
+    running::Running,
+};
+use serde::{Deserialize, Serialize};
+
+/// How a service's events move. The keys are explained in `config.default.toml`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct MessagingConfig {
+    /// Events that relay and consumer move in one transaction at the most.
+    pub batch: usize,
+    /// How long published outbox rows are kept; inbox marks are kept twice as long.
+    #[serde(with = "humantime_serde")]
+    pub retention: Duration,
+}
+
+impl Validate for MessagingConfig {
+    fn validate(&self, problems: &mut Problems) {
+        problems.range("batch", self.batch, 1..=1_000);
+        // At least a day, so that an outage of a day loses nothing.
+        let day = Duration::from_secs(86_400);
+        problems.duration("retention", self.retention, day..=day * 3_650);
+    }
+}
+
+/// Starts everything that moves a service's events: relay, consumer and janitor, as tasks of `running`.
+pub fn start<H: Handler>(
+    store: &Store,
+    bus: &Arc<dyn Bus>,
+    handler: H,
+    config: &MessagingConfig,
+    running: &Running,
+) {
+    relay::start(store, bus, config.batch, running);
+    consumer::start(store, bus, handler, config.batch, running);
+    janitor::start(store, config.retention, running);
+}

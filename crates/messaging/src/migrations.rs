@@ -1,0 +1,58 @@
+//! The tables of outbox, inbox, dead letters and leases. Every service's migrations begin with these.
+
+use sea_orm_migration::prelude::*;
+
+use crate::{dead_letter, inbox, lease, outbox};
+
+/// The migrations of this crate, in order.
+#[must_use]
+pub fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+    vec![Box::new(CreateMessaging)]
+}
+
+struct CreateMessaging;
+
+impl MigrationName for CreateMessaging {
+    fn name(&self) -> &'static str {
+        "m0001_create_messaging"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for CreateMessaging {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let schema = sea_orm::Schema::new(manager.get_database_backend());
+        manager
+            .create_table(schema.create_table_from_entity(outbox::Entity))
+            .await?;
+        manager
+            .create_table(schema.create_table_from_entity(inbox::Entity))
+            .await?;
+        manager
+            .create_table(schema.create_table_from_entity(dead_letter::Entity))
+            .await?;
+        manager
+            .create_table(schema.create_table_from_entity(lease::Entity))
+            .await?;
+        // Partial: it holds only what waits, however long published rows are kept.
+        let unpublished = Index::create()
+            .name("outbox_unpublished")
+            .table(outbox::Entity)
+            .col(outbox::Column::Seq)
+            .and_where(Expr::col(outbox::Column::PublishTime).is_null())
+            .to_owned();
+        manager.create_index(unpublished).await?;
+        let by_member = Index::create()
+            .name("outbox_member")
+            .table(outbox::Entity)
+            .col(outbox::Column::MemberId)
+            .to_owned();
+        manager.create_index(by_member).await?;
+        let by_member = Index::create()
+            .name("inbox_member")
+            .table(inbox::Entity)
+            .col(inbox::Column::MemberId)
+            .to_owned();
+        manager.create_index(by_member).await
+    }
+}

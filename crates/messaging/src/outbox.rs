@@ -1,0 +1,121 @@
+//! The outbox: events that are committed with the state they tell of, until the relay has published them.
+
+use couponmesh_runtime::{
+    Context, CorrelationId, Timestamp,
+    id::{EventId, MemberId},
+};
+use sea_orm::{
+    ActiveValue::{NotSet, Set},
+    ConnectionTrait, DbErr, QueryOrder, QuerySelect,
+    entity::prelude::*,
+};
+
+use crate::{event::Event, rows};
+
+/// One event.
+#[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+#[sea_orm(table_name = "outbox")]
+pub struct Model {
+    /// Order of insertion.
+    #[sea_orm(primary_key)]
+    pub seq: i64,
+    /// The event's id.
+    pub event_id: EventId,
+    /// Full message name.
+    pub event_type: String,
+    /// The member it is about.
+    pub member_id: MemberId,
+    /// Shared by all that the first request caused.
+    pub correlation_id: String,
+    /// The event that caused it.
+    pub causation_id: Option<Uuid>,
+    /// W3C trace context.
+    pub traceparent: Option<String>,
+    /// The encoded message.
+    pub payload: Vec<u8>,
+    /// When it was stored.
+    pub create_time: Timestamp,
+    /// When the bus had it on disk; none until then.
+    pub publish_time: Option<Timestamp>,
+}
+
+/// No relations: events stand alone.
+#[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}
+
+impl From<Event> for ActiveModel {
+    fn from(event: Event) -> Self {
+        Self {
+            seq: NotSet,
+            event_id: Set(event.id),
+            event_type: Set(event.event_type),
+            member_id: Set(event.member_id),
+            correlation_id: Set(event.context.correlation_id.as_str().to_owned()),
+            causation_id: Set(event.context.causation_id),
+            traceparent: Set(event.context.traceparent),
+            payload: Set(event.payload),
+            create_time: Set(event.time),
+            publish_time: Set(None),
+        }
+    }
+}
+
+impl Model {
+    /// The event in this row, published by `source`.
+    #[must_use]
+    pub fn into_event(self, source: &str) -> Event {
+        Event {
+            id: self.event_id,
+            event_type: self.event_type,
+            source: source.to_owned(),
+            member_id: self.member_id,
+            time: self.create_time,
+            context: Context {
+                // Written from a CorrelationId, so it parses; the event's own id is the honest stand-in.
+                correlation_id: CorrelationId::parse(&self.correlation_id)
+                    .unwrap_or_else(|| CorrelationId::from(self.event_id.0)),
+                causation_id: self.causation_id,
+                traceparent: self.traceparent,
+            },
+            payload: self.payload,
+        }
+    }
+}
+
+pub(crate) async fn insert(db: &impl ConnectionTrait, events: Vec<Event>) -> Result<(), DbErr> {
+    rows::insert::<Entity, _, _>(
+        db,
+        events.into_iter().map(ActiveModel::from).collect(),
+        None,
+    )
+    .await
+}
+
+/// The oldest rows that the bus does not have yet.
+pub(crate) async fn unpublished(
+    db: &impl ConnectionTrait,
+    limit: usize,
+) -> Result<Vec<Model>, DbErr> {
+    Entity::find()
+        .filter(Column::PublishTime.is_null())
+        .order_by_asc(Column::Seq)
+        .limit(limit as u64)
+        .all(db)
+        .await
+}
+
+/// Marks exactly the rows `seqs`: a range could take in a row that committed meanwhile and was never published.
+pub(crate) async fn mark_published(
+    db: &impl ConnectionTrait,
+    seqs: Vec<i64>,
+    now: Timestamp,
+) -> Result<(), DbErr> {
+    Entity::update_many()
+        .col_expr(Column::PublishTime, Expr::value(now))
+        .filter(Column::Seq.is_in(rows::pad(seqs)))
+        .exec(db)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! The relay: moves events from the outbox to the bus, in order, many at once when many wait.
+//!
+//! It marks rows only after the bus has them on disk. When it dies between the two, they are
+//! published again, and every consumer's inbox knows them.
+
+use std::{sync::Arc, time::Duration};
+
+use couponmesh_runtime::{backoff::Backoff, running::Running};
+use sea_orm::DbErr;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    bus::{Bus, BusError},
+    lease::Lease,
+    outbox,
+    store::Store,
+};
+
+/// How often the outbox is looked at without a wake-up.
+const POLL: Duration = Duration::from_secs(1);
+
+#[derive(Debug, thiserror::Error)]
+enum RelayError {
+    #[error("the outbox cannot be read or written")]
+    Storage(#[from] DbErr),
+    #[error("the bus does not take events")]
+    Bus(#[from] BusError),
+}
+
+pub(crate) fn start(store: &Store, bus: &Arc<dyn Bus>, batch: usize, running: &Running) {
+    let (store, bus, stop) = (store.clone(), bus.clone(), running.stopping());
+    running.keep("relay", move || {
+        run(store.clone(), bus.clone(), batch, stop.clone())
+    });
+}
+
+async fn run(store: Store, bus: Arc<dyn Bus>, batch: usize, stop: CancellationToken) {
+    let mut lease = Lease::new(&store, "relay");
+    let mut backoff = Backoff::new(store.random());
+    while !stop.is_cancelled() {
+        let pause = match relay(&store, bus.as_ref(), batch, &mut lease).await {
+            Ok(true) => {
+                backoff.reset();
+                continue;
+            }
+            Ok(false) => {
+                backoff.reset();
+                POLL
+            }
+            Err(error) => {
+                tracing::warn!(
+                    service = store.service(),
+                    error = &error as &dyn std::error::Error,
+                    "relay waits"
+                );
+                let pause = backoff.next_pause();
+                // Wake-ups would turn the pause into a busy loop while the bus is away.
+                tokio::select! {
+                    () = stop.cancelled() => break,
+                    () = tokio::time::sleep(pause) => continue,
+                }
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = store.outbox_wake().wait(pause) => {}
+        }
+    }
+    lease.release().await;
+}
+
+/// Moves one batch; true when more may wait.
+async fn relay(
+    store: &Store,
+    bus: &dyn Bus,
+    batch: usize,
+    lease: &mut Lease,
+) -> Result<bool, RelayError> {
+    if !lease.hold().await? {
+        return Ok(false);
+    }
+    let rows = outbox::unpublished(store.read(), batch).await?;
+    if rows.is_empty() {
+        return Ok(false);
+    }
+    let full = rows.len() == batch;
+    let seqs = rows.iter().map(|row| row.seq).collect();
+    bus.publish(
+        rows.into_iter()
+            .map(|row| row.into_event(store.service()))
+            .collect(),
+    )
+    .await?;
+    let tx = store.begin("relay.mark").await?;
+    outbox::mark_published(&*tx, seqs, tx.now()).await?;
+    tx.commit().await?;
+    Ok(full)
+}

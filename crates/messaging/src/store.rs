@@ -1,0 +1,261 @@
+//! A service's database together with its outbox: the only way to change either.
+
+use std::{
+    fmt,
+    ops::Deref,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use couponmesh_runtime::{
+    Clock, Context, Random, Timestamp,
+    database::Database,
+    fault::Faults,
+    id::{EventId, MemberId},
+    telemetry,
+    wake::Wake,
+};
+use prost::{Message, Name};
+use sea_orm::{DatabaseConnection, DatabaseTransaction, DbErr};
+use uuid::Uuid;
+
+use crate::{event::Event, outbox};
+
+/// A service's database, its clock and its randomness. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    service: &'static str,
+    replica: Uuid,
+    database: Database,
+    clock: Clock,
+    random: Random,
+    faults: Faults,
+    outbox: Wake,
+}
+
+impl Store {
+    /// The store of `service`, whose name is the events' source and the consumer's name.
+    ///
+    /// `replica` tells this process from others on the same database, in leases and claims; the
+    /// embedded stack, which has one process, uses the nil UUID, so that a restart goes on at once
+    /// with what it held.
+    #[must_use]
+    pub fn new(
+        service: &'static str,
+        replica: Uuid,
+        database: Database,
+        clock: Clock,
+        random: Random,
+        faults: Faults,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            service,
+            replica,
+            database,
+            clock,
+            random,
+            faults,
+            outbox: Wake::default(),
+        }))
+    }
+
+    /// Begins a transaction; `scope` names it in faults and traces, e.g. `member.register`.
+    ///
+    /// # Errors
+    /// When the database is not to be had.
+    pub async fn begin(&self, scope: &'static str) -> Result<Transaction, DbErr> {
+        self.faults().step(scope, "begin")?;
+        Ok(Transaction {
+            inner: self.0.database.begin().await?,
+            store: self.clone(),
+            scope,
+            now: self.now(),
+            pending: Mutex::default(),
+        })
+    }
+
+    /// The connection for reads outside a transaction.
+    #[must_use]
+    pub fn read(&self) -> &DatabaseConnection {
+        self.0.database.read()
+    }
+
+    /// The database itself, for migrations and closing.
+    #[must_use]
+    pub fn database(&self) -> &Database {
+        &self.0.database
+    }
+
+    /// The service's name.
+    #[must_use]
+    pub fn service(&self) -> &'static str {
+        self.0.service
+    }
+
+    /// This process among those that share the database.
+    #[must_use]
+    pub fn replica(&self) -> Uuid {
+        self.0.replica
+    }
+
+    /// The time now.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.0.clock.now()
+    }
+
+    /// Where the time comes from.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    /// Where ids and jitter come from.
+    #[must_use]
+    pub fn random(&self) -> &Random {
+        &self.0.random
+    }
+
+    /// A new id: later ones sort later.
+    #[must_use]
+    pub fn new_id(&self) -> Uuid {
+        self.0.random.uuid_v7(self.now())
+    }
+
+    /// Faults that tests inject.
+    #[must_use]
+    pub fn faults(&self) -> &Faults {
+        &self.0.faults
+    }
+
+    /// Wakes the relay: the outbox may have rows to publish.
+    #[must_use]
+    pub(crate) fn outbox_wake(&self) -> &Wake {
+        &self.0.outbox
+    }
+}
+
+/// An open transaction on a service's database. State and events change through it and commit
+/// together; what is dropped without [`commit`](Self::commit) never happened.
+pub struct Transaction {
+    inner: DatabaseTransaction,
+    store: Store,
+    scope: &'static str,
+    now: Timestamp,
+    pending: Mutex<Pending>,
+}
+
+/// What a transaction does at and after its commit.
+#[derive(Default)]
+struct Pending {
+    events: Vec<Event>,
+    after: Vec<Box<dyn FnOnce() + Send>>,
+}
+
+impl Transaction {
+    /// The one time of everything that this transaction changes.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// A new id: later ones sort later.
+    #[must_use]
+    pub fn new_id(&self) -> Uuid {
+        self.store.0.random.uuid_v7(self.now)
+    }
+
+    /// Where codes and jitter come from.
+    #[must_use]
+    pub fn random(&self) -> &Random {
+        self.store.random()
+    }
+
+    /// Faults that tests inject.
+    #[must_use]
+    pub fn faults(&self) -> &Faults {
+        self.store.faults()
+    }
+
+    /// Publishes `message` about `member_id`, if and only if this transaction commits.
+    pub fn append<M: Message + Name>(&self, context: &Context, member_id: MemberId, message: &M) {
+        let event = Event {
+            id: EventId(self.new_id()),
+            event_type: M::full_name(),
+            source: self.store.service().to_owned(),
+            member_id,
+            time: self.now,
+            context: Context {
+                traceparent: telemetry::traceparent_of(context),
+                ..context.clone()
+            },
+            payload: message.encode_to_vec(),
+        };
+        self.pending().events.push(event);
+    }
+
+    /// Runs `action` once this transaction is committed, and never when it is not.
+    pub fn after_commit(&self, action: impl FnOnce() + Send + 'static) {
+        self.pending().after.push(Box::new(action));
+    }
+
+    fn pending(&self) -> std::sync::MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Commits the changes and the events, then wakes the relay.
+    ///
+    /// # Errors
+    /// When the database refuses. A connection lost during the commit leaves open whether it took
+    /// place; every caller here is idempotent and tries again or looks again.
+    pub async fn commit(self) -> Result<(), DbErr> {
+        let Self {
+            inner,
+            store,
+            scope,
+            pending,
+            ..
+        } = self;
+        let Pending { events, after } =
+            pending.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let publishes = !events.is_empty();
+        if store.faults().sabotaged("outbox.in_transaction") {
+            inner.commit().await?;
+            store.faults().step(scope, "committed")?;
+            let late = store.0.database.begin().await?;
+            outbox::insert(&late, events).await?;
+            late.commit().await?;
+        } else {
+            outbox::insert(&inner, events).await?;
+            store.faults().step(scope, "commit")?;
+            inner.commit().await?;
+            store.faults().step(scope, "committed")?;
+        }
+        if publishes {
+            store.outbox_wake().wake();
+        }
+        for action in after {
+            action();
+        }
+        Ok(())
+    }
+}
+
+/// Tables read and write through the open transaction.
+impl Deref for Transaction {
+    type Target = DatabaseTransaction;
+
+    fn deref(&self) -> &Self::Target {
+        &self.inner
+    }
+}
+
+impl fmt::Debug for Transaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transaction")
+            .field("scope", &self.scope)
+            .finish_non_exhaustive()
+    }
+}

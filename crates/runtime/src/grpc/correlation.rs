@@ -1,0 +1,100 @@
+//! What a request is called: its correlation id, trace context, span and log line.
+
+use std::error::Error;
+
+use http::{HeaderMap, HeaderValue, Response};
+use tonic::{Code, Request, Status, body::Body};
+use tracing::Span;
+
+use crate::{
+    clock::Clock,
+    context::{CORRELATION_HEADER, Context, CorrelationId},
+    random::Random,
+    status::{self, Reason},
+    telemetry::{self, TRACEPARENT_HEADER},
+};
+
+/// The context of a request that came through a [`GrpcServer`](super::GrpcServer).
+///
+/// # Errors
+///
+/// INTERNAL when the request came another way: a bug.
+pub fn context_of<T>(request: &Request<T>) -> Result<Context, Status> {
+    let cx = request.extensions().get().cloned();
+    cx.ok_or_else(|| status::status(Reason::Internal, "request has no context"))
+}
+
+/// Mints correlation ids for requests without one.
+#[derive(Debug)]
+pub(super) struct Mint {
+    pub(super) clock: Clock,
+    pub(super) random: Random,
+}
+
+impl Mint {
+    /// The caller's context as far as it is well formed, else a new one.
+    pub(super) fn context(&self, headers: &HeaderMap) -> Context {
+        let text = |name| headers.get(name).and_then(|v| v.to_str().ok());
+        let id = text(CORRELATION_HEADER).and_then(CorrelationId::parse);
+        let mut cx = Context::new(id.unwrap_or_else(|| {
+            let id = self.random.uuid_v7(self.clock.now());
+            CorrelationId::from(id)
+        }));
+        cx.traceparent = text(TRACEPARENT_HEADER)
+            .filter(|t| telemetry::is_traceparent(t))
+            .map(ToOwned::to_owned);
+        cx
+    }
+}
+
+/// The span around a request. Its level lets it through every filter, so that a server that logs
+/// nothing but errors still says which request they belong to.
+pub(super) fn span(path: &str, cx: &Context) -> Span {
+    let method = path.trim_start_matches('/');
+    let correlation_id = cx.correlation_id.as_str();
+    if !telemetry::exporting() {
+        return tracing::error_span!("grpc", rpc.method = method, correlation_id);
+    }
+    let span = tracing::error_span!(
+        "grpc",
+        otel.name = method,
+        otel.kind = "server",
+        rpc.method = method,
+        correlation_id
+    );
+    if let Some(traceparent) = &cx.traceparent {
+        telemetry::set_parent(&span, traceparent);
+    }
+    span
+}
+
+/// Gives the caller the id, whatever the answer is.
+pub(super) fn mark(response: &mut Response<Body>, id: &CorrelationId) {
+    // Correlation ids are visible ASCII, which every header may hold.
+    if let Ok(value) = HeaderValue::from_str(id.as_str()) {
+        response.headers_mut().insert(CORRELATION_HEADER, value);
+    }
+}
+
+/// Logs what an answer's head, or a stream's trailers, say about it.
+pub(super) fn report(status: &Status) {
+    let code = status.code();
+    match code {
+        Code::Ok => {}
+        Code::Internal | Code::Unknown | Code::DataLoss => {
+            tracing::error!(grpc.code = ?code, error = chain(status), "call failed");
+        }
+        _ => tracing::debug!(grpc.code = ?code, "call refused"),
+    }
+}
+
+/// The message and its causes, which the caller does not get to see.
+fn chain(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

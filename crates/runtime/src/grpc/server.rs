@@ -1,0 +1,235 @@
+//! The server: services in, health and reflection beside them, and a graceful end.
+
+use std::{convert::Infallible, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use http::{Request, Response};
+use tokio::{
+    net::TcpListener,
+    pin,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    body::Body,
+    server::NamedService,
+    service::{Routes, RoutesBuilder},
+    transport::Server,
+};
+use tonic_health::{ServingStatus, server::HealthReporter};
+use tower_service::Service;
+
+use super::{
+    GrpcConfig,
+    correlation::Mint,
+    layer::{DoorLayer, Rules},
+    listener,
+    methods::Methods,
+};
+use crate::{clock::Clock, random::Random};
+
+const HEALTH: &str = "grpc.health.v1.Health";
+const REFLECTION: [&str; 2] = [
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+];
+
+/// How long killed connections may take to notice.
+const KILL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A server that is being put together.
+pub struct GrpcServer {
+    config: GrpcConfig,
+    descriptors: &'static [u8],
+    mint: Mint,
+    routes: RoutesBuilder,
+    present: Vec<&'static str>,
+    absent: Vec<String>,
+}
+
+impl GrpcServer {
+    /// A server of services that `descriptors`, an encoded `FileDescriptorSet`, describe.
+    #[must_use]
+    pub fn new(
+        config: &GrpcConfig,
+        descriptors: &'static [u8],
+        clock: Clock,
+        random: Random,
+    ) -> Self {
+        Self {
+            config: config.clone(),
+            descriptors,
+            mint: Mint { clock, random },
+            routes: RoutesBuilder::default(),
+            present: Vec::new(),
+            absent: Vec::new(),
+        }
+    }
+
+    /// Adds a generated service.
+    #[must_use]
+    #[allow(clippy::should_implement_trait)] // a builder's word, not arithmetic
+    pub fn add<S>(mut self, service: S) -> Self
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+            + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send + 'static,
+    {
+        self.routes.add_service(service);
+        self.present.push(S::NAME);
+        self
+    }
+
+    /// Answers every call of a service that is switched off, like
+    /// `couponmesh.coupon.v1.CouponService`, with UNAVAILABLE, as a mesh without it would.
+    #[must_use]
+    pub fn absent(mut self, service: impl Into<String>) -> Self {
+        self.absent.push(service.into());
+        self
+    }
+
+    /// Starts to listen; connections wait until [`Bound::serve`].
+    ///
+    /// # Errors
+    ///
+    /// When the address cannot be had, or a service or `max_in_flight_of` names what the
+    /// descriptors do not know.
+    pub async fn bind(self, addr: SocketAddr) -> io::Result<Bound> {
+        let listener = TcpListener::bind(addr).await?;
+        self.listen_on(listener).await
+    }
+
+    /// Takes a socket that listens already: for services that have to know their own address.
+    ///
+    /// # Errors
+    ///
+    /// When a service or `max_in_flight_of` names what the descriptors do not know.
+    pub async fn listen_on(mut self, listener: TcpListener) -> io::Result<Bound> {
+        let methods = Methods::new(self.descriptors, &self.config, &self.present, &self.absent);
+        let rules = Rules {
+            methods: methods.map_err(io::Error::other)?,
+            mint: self.mint,
+            request_timeout: self.config.request_timeout,
+            draining: CancellationToken::new(),
+        };
+        let (health, service) = tonic_health::server::health_reporter();
+        for name in &self.present {
+            health
+                .set_service_status(name, ServingStatus::Serving)
+                .await;
+        }
+        for name in &self.absent {
+            health
+                .set_service_status(name, ServingStatus::NotServing)
+                .await;
+        }
+        self.routes.add_service(service);
+        let reflection = || {
+            let builder = tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(self.descriptors)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                // So that grpcurl can read ErrorInfo and its like out of an error.
+                .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET);
+            let names = self.present.iter().copied().chain([HEALTH]);
+            let names = names.chain(REFLECTION);
+            names.fold(
+                builder,
+                tonic_reflection::server::Builder::with_service_name,
+            )
+        };
+        let v1 = reflection().build_v1().map_err(io::Error::other)?;
+        let v1alpha = reflection().build_v1alpha().map_err(io::Error::other)?;
+        self.routes.add_service(v1).add_service(v1alpha);
+        Ok(Bound {
+            local_addr: listener.local_addr()?,
+            listener,
+            config: self.config,
+            rules,
+            health,
+            services: self.present,
+            routes: self.routes.routes().prepare(),
+        })
+    }
+}
+
+/// A server that listens.
+pub struct Bound {
+    local_addr: SocketAddr,
+    listener: TcpListener,
+    config: GrpcConfig,
+    rules: Rules,
+    health: HealthReporter,
+    services: Vec<&'static str>,
+    routes: Routes,
+}
+
+impl Bound {
+    /// Where it listens; the real port when 0 was asked for.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Serves until `stop` is cancelled, and then until the calls that are running have ended, or
+    /// `drain_timeout` is over and the rest is cut off. Dropping it cuts off everything at once.
+    ///
+    /// # Errors
+    ///
+    /// When tonic cannot serve at all.
+    pub async fn serve(self, stop: CancellationToken) -> Result<(), tonic::transport::Error> {
+        let kill = CancellationToken::new();
+        let _cut_off = kill.clone().drop_guard();
+        let draining = self.rules.draining.clone();
+        let drain = async {
+            stop.cancelled().await;
+            for name in self.services.into_iter().chain([""]) {
+                let not_serving = ServingStatus::NotServing;
+                self.health.set_service_status(name, not_serving).await;
+            }
+            // After the health, so that its watchers hear of it before their streams end.
+            draining.cancel();
+        };
+        let serving = Server::builder()
+            .max_concurrent_streams(self.config.max_streams_per_connection)
+            .http2_keepalive_interval(Some(self.config.keepalive_interval))
+            .http2_keepalive_timeout(Some(self.config.keepalive_timeout))
+            .layer(DoorLayer(Arc::new(self.rules)))
+            .serve_with_incoming_shutdown(
+                self.routes,
+                listener::connections(self.listener, &self.config, kill.clone()),
+                drain,
+            );
+        pin!(serving);
+        let too_long = async {
+            stop.cancelled().await;
+            sleep(self.config.drain_timeout).await;
+        };
+        tokio::select! {
+            served = &mut serving => return served,
+            () = too_long => {}
+        }
+        tracing::warn!("calls were still running at the drain timeout and were cut off");
+        kill.cancel();
+        timeout(KILL_TIMEOUT, serving).await.unwrap_or(Ok(()))
+    }
+}
+
+impl fmt::Debug for GrpcServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GrpcServer")
+            .field("present", &self.present)
+            .field("absent", &self.absent)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bound")
+            .field("local_addr", &self.local_addr)
+            .finish_non_exhaustive()
+    }
+}

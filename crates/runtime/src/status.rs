@@ -1,0 +1,159 @@
+//! The errors of the contract: one `google.rpc.ErrorInfo` on every status that our code decides.
+
+use std::{collections::HashMap, time::Duration};
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+/// The `domain` of every ErrorInfo of ours.
+pub const DOMAIN: &str = "couponmesh";
+
+/// Why a request was refused; the contract's list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// A field does not hold what it must; see [`field_invalid`].
+    FieldInvalid,
+    /// The request id was used before, with other content.
+    RequestIdReused,
+    /// The page token is not one of ours, or belongs to another filter.
+    PageTokenInvalid,
+    /// No such member.
+    MemberNotFound,
+    /// No such coupon.
+    CouponNotFound,
+    /// No such withdrawal.
+    WithdrawalNotFound,
+    /// No such notification.
+    NotificationNotFound,
+    /// No event of this member was seen yet.
+    PageNotFound,
+    /// Another member has this e-mail.
+    EmailTaken,
+    /// A bound is reached; see [`overloaded`].
+    Overloaded,
+    /// The database does not answer.
+    StorageUnavailable,
+    /// A bug.
+    Internal,
+}
+
+impl Reason {
+    /// The reason as ErrorInfo carries it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::FieldInvalid => "FIELD_INVALID",
+            Self::RequestIdReused => "REQUEST_ID_REUSED",
+            Self::PageTokenInvalid => "PAGE_TOKEN_INVALID",
+            Self::MemberNotFound => "MEMBER_NOT_FOUND",
+            Self::CouponNotFound => "COUPON_NOT_FOUND",
+            Self::WithdrawalNotFound => "WITHDRAWAL_NOT_FOUND",
+            Self::NotificationNotFound => "NOTIFICATION_NOT_FOUND",
+            Self::PageNotFound => "PAGE_NOT_FOUND",
+            Self::EmailTaken => "EMAIL_TAKEN",
+            Self::Overloaded => "OVERLOADED",
+            Self::StorageUnavailable => "STORAGE_UNAVAILABLE",
+            Self::Internal => "INTERNAL",
+        }
+    }
+
+    /// The one code that goes with the reason.
+    #[must_use]
+    pub fn code(self) -> Code {
+        match self {
+            Self::FieldInvalid | Self::RequestIdReused | Self::PageTokenInvalid => {
+                Code::InvalidArgument
+            }
+            Self::MemberNotFound
+            | Self::CouponNotFound
+            | Self::WithdrawalNotFound
+            | Self::NotificationNotFound
+            | Self::PageNotFound => Code::NotFound,
+            Self::EmailTaken => Code::AlreadyExists,
+            // Not RESOURCE_EXHAUSTED: Envoy's outlier detection does not count it.
+            Self::Overloaded | Self::StorageUnavailable => Code::Unavailable,
+            Self::Internal => Code::Internal,
+        }
+    }
+}
+
+/// A status for `reason`. The message is lower case and carries no stack, SQL, secret or personal data.
+#[must_use]
+pub fn status(reason: Reason, message: impl Into<String>) -> Status {
+    with_details(reason, message, ErrorDetails::new())
+}
+
+/// FIELD_INVALID with the field violation; the message reads "field: description".
+#[must_use]
+pub fn field_invalid(field: &str, description: &str) -> Status {
+    let details = ErrorDetails::with_bad_request_violation(field, description);
+    let message = format!("{field}: {description}");
+    with_details(Reason::FieldInvalid, message, details)
+}
+
+/// OVERLOADED with the time after which the caller may try again.
+#[must_use]
+pub fn overloaded(message: impl Into<String>, retry_after: Duration) -> Status {
+    let details = ErrorDetails::with_retry_info(Some(retry_after));
+    with_details(Reason::Overloaded, message, details)
+}
+
+fn with_details(reason: Reason, message: impl Into<String>, mut details: ErrorDetails) -> Status {
+    details.set_error_info(reason.as_str(), DOMAIN, HashMap::new());
+    Status::with_error_details(reason.code(), message, details)
+}
+
+/// The reason that another service of ours gave; none when a proxy or the transport refused.
+#[must_use]
+pub fn reason_of(status: &Status) -> Option<String> {
+    let info = status.get_details_error_info()?;
+    (info.domain == DOMAIN).then_some(info.reason)
+}
+
+/// How long the callee asks to be left alone.
+#[must_use]
+pub fn retry_delay_of(status: &Status) -> Option<Duration> {
+    status.get_details_retry_info()?.retry_delay
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_carries_its_reason_and_code() {
+        let status = status(Reason::EmailTaken, "email: is taken");
+        assert_eq!(status.code(), Code::AlreadyExists);
+        assert_eq!(status.message(), "email: is taken");
+        assert_eq!(reason_of(&status).as_deref(), Some("EMAIL_TAKEN"));
+        assert_eq!(retry_delay_of(&status), None);
+    }
+
+    #[test]
+    fn an_invalid_field_is_named_in_the_message_and_the_details() {
+        let status = field_invalid("email", "must not be empty");
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(status.message(), "email: must not be empty");
+        assert_eq!(reason_of(&status).as_deref(), Some("FIELD_INVALID"));
+        let details = status.get_details_bad_request().unwrap();
+        assert_eq!(details.field_violations[0].field, "email");
+        assert_eq!(details.field_violations[0].description, "must not be empty");
+    }
+
+    #[test]
+    fn overload_is_unavailable_and_says_when_to_come_back() {
+        let status = overloaded("too many", Duration::from_millis(1500));
+        assert_eq!(status.code(), Code::Unavailable);
+        assert_eq!(reason_of(&status).as_deref(), Some("OVERLOADED"));
+        assert_eq!(retry_delay_of(&status), Some(Duration::from_millis(1500)));
+    }
+
+    #[test]
+    fn a_foreign_status_has_no_reason_of_ours() {
+        assert_eq!(reason_of(&Status::unavailable("no healthy upstream")), None);
+        let details = ErrorDetails::with_error_info("X", "elsewhere", HashMap::new());
+        let foreign = Status::with_error_details(Code::Aborted, "no", details);
+        assert_eq!(reason_of(&foreign), None);
+        assert_eq!(retry_delay_of(&foreign), None);
+    }
+}

@@ -1,0 +1,78 @@
+//! Cancelling a member's coupon, once, whether or not it was issued yet.
+
+use couponmesh_messaging::{Store, Transaction};
+use couponmesh_proto::coupon::v1::CouponCancelled;
+use couponmesh_runtime::{
+    Context,
+    id::{CouponId, MemberId, WithdrawalId},
+};
+use sea_orm::DbErr;
+
+use crate::{
+    coupons::{self, Model, State},
+    error::Error,
+};
+
+/// A request to cancel, checked.
+#[derive(Clone, Debug)]
+pub struct Cancelling {
+    /// Whose coupon.
+    pub member_id: MemberId,
+    /// The cause.
+    pub withdrawal_id: WithdrawalId,
+    /// What caused it.
+    pub context: Context,
+}
+
+/// Cancels the coupon and returns it; one that is cancelled already is returned as it is.
+///
+/// # Errors
+/// [`Error::Storage`].
+pub async fn cancel(store: Store, cancelling: Cancelling) -> Result<Model, Error> {
+    let tx = store.begin("coupon.cancel").await?;
+    let cancelled = match coupons::find_by_member_for_update(&tx, cancelling.member_id).await? {
+        Some(coupon) => match coupon.state {
+            State::Cancelled => return Ok(coupon),
+            State::Issued => coupons::cancel(&tx, coupon, cancelling.withdrawal_id).await?,
+        },
+        None => cancel_before_issue(&tx, &cancelling).await?,
+    };
+    tx.append(&cancelling.context, cancelled.member_id, &event(&cancelled));
+    tx.commit().await?;
+    Ok(cancelled)
+}
+
+/// Stores a cancelled record without a code, so that the late registration issues nothing.
+async fn cancel_before_issue(tx: &Transaction, cancelling: &Cancelling) -> Result<Model, DbErr> {
+    let coupon = Model {
+        coupon_id: CouponId(tx.new_id()),
+        member_id: cancelling.member_id,
+        code: None,
+        state: State::Cancelled,
+        issue_time: None,
+        cancel_time: Some(tx.now()),
+        withdrawal_id: Some(cancelling.withdrawal_id),
+        version: 1,
+    };
+    // A record that came in between: the caller tries again and finds it.
+    if coupons::insert(tx, &coupon).await? {
+        Ok(coupon)
+    } else {
+        Err(DbErr::RecordNotUpdated)
+    }
+}
+
+fn event(coupon: &Model) -> CouponCancelled {
+    CouponCancelled {
+        coupon_id: coupon.coupon_id.to_string(),
+        member_id: coupon.member_id.to_string(),
+        code: coupon.code.clone().unwrap_or_default(),
+        withdrawal_id: coupon
+            .withdrawal_id
+            .map(|id| id.to_string())
+            .unwrap_or_default(),
+        cancel_time: coupon.cancel_time.map(Into::into),
+        version: coupon.version,
+        issue_time: coupon.issue_time.map(Into::into),
+    }
+}

@@ -1,0 +1,164 @@
+//! Coupons, one row per member, ever.
+
+use couponmesh_messaging::Transaction;
+use couponmesh_proto::coupon::v1 as proto;
+use couponmesh_runtime::{
+    Timestamp,
+    id::{CouponId, MemberId, WithdrawalId},
+    page::Page,
+};
+use sea_orm::{
+    ActiveValue::Set, ConnectionTrait, DbErr, IntoActiveModel as _, QueryOrder, QuerySelect,
+    entity::prelude::*, sea_query::OnConflict,
+};
+
+/// A coupon.
+#[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+#[sea_orm(table_name = "coupons")]
+pub struct Model {
+    /// UUID v7: newer coupons sort later.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub coupon_id: CouponId,
+    /// Whose it is.
+    #[sea_orm(unique)]
+    pub member_id: MemberId,
+    /// Readable; none when it was cancelled before it was issued.
+    #[sea_orm(unique)]
+    pub code: Option<String>,
+    /// Where it stands.
+    pub state: State,
+    /// When it was issued; none when it never was.
+    pub issue_time: Option<Timestamp>,
+    /// When it was cancelled.
+    pub cancel_time: Option<Timestamp>,
+    /// The withdrawal that cancelled it.
+    pub withdrawal_id: Option<WithdrawalId>,
+    /// Counts changes, from 1.
+    pub version: i64,
+}
+
+/// Where a coupon stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumIter, DeriveActiveEnum)]
+#[sea_orm(rs_type = "String", db_type = "Text")]
+pub enum State {
+    /// Usable.
+    #[sea_orm(string_value = "ISSUED")]
+    Issued,
+    /// Cancelled, for good.
+    #[sea_orm(string_value = "CANCELLED")]
+    Cancelled,
+}
+
+impl From<State> for proto::CouponState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Issued => Self::Issued,
+            State::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+/// No relations.
+#[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}
+
+impl From<Model> for proto::Coupon {
+    fn from(row: Model) -> Self {
+        Self {
+            coupon_id: row.coupon_id.to_string(),
+            member_id: row.member_id.to_string(),
+            code: row.code.unwrap_or_default(),
+            state: proto::CouponState::from(row.state).into(),
+            issue_time: row.issue_time.map(Into::into),
+            cancel_time: row.cancel_time.map(Into::into),
+            version: row.version,
+        }
+    }
+}
+
+/// One coupon.
+///
+/// # Errors
+/// The database's.
+pub async fn find(db: &impl ConnectionTrait, id: CouponId) -> Result<Option<Model>, DbErr> {
+    Entity::find_by_id(id).one(db).await
+}
+
+/// A member's coupon, whose row no other transaction changes until this one ends.
+pub(crate) async fn find_by_member_for_update(
+    tx: &Transaction,
+    id: MemberId,
+) -> Result<Option<Model>, DbErr> {
+    Entity::find()
+        .filter(Column::MemberId.eq(id))
+        .lock_exclusive()
+        .one(&**tx)
+        .await
+}
+
+/// One page, newest first.
+pub(crate) async fn list(
+    db: &impl ConnectionTrait,
+    page: &Page,
+    member_id: Option<MemberId>,
+) -> Result<Vec<Model>, DbErr> {
+    let mut query = Entity::find()
+        .order_by_desc(Column::CouponId)
+        .limit(page.limit());
+    if let Some(after) = page.after() {
+        query = query.filter(Column::CouponId.lt(CouponId(after)));
+    }
+    if let Some(member_id) = member_id {
+        query = query.filter(Column::MemberId.eq(member_id));
+    }
+    query.all(db).await
+}
+
+/// Inserts a coupon; false when the member has one already, or when its code is taken.
+pub(crate) async fn insert(tx: &Transaction, row: &Model) -> Result<bool, DbErr> {
+    let inserted = Entity::insert(row.clone().into_active_model().reset_all())
+        // Names no index on purpose: a conflict of member or of code must leave the transaction usable,
+        // which a unique violation on PostgreSQL does not. The caller finds out which it was.
+        .on_conflict(OnConflict::new().do_nothing().to_owned())
+        .exec_without_returning(&**tx)
+        .await?;
+    Ok(inserted > 0)
+}
+
+/// Cancels an issued coupon and returns it as it then is.
+///
+/// # Errors
+/// The database's; `RecordNotUpdated` when another transaction changed it first.
+pub(crate) async fn cancel(
+    tx: &Transaction,
+    before: Model,
+    cause: WithdrawalId,
+) -> Result<Model, DbErr> {
+    let after = Model {
+        state: State::Cancelled,
+        cancel_time: Some(tx.now()),
+        withdrawal_id: Some(cause),
+        version: before.version + 1,
+        ..before
+    };
+    let row = ActiveModel {
+        state: Set(after.state),
+        cancel_time: Set(after.cancel_time),
+        withdrawal_id: Set(after.withdrawal_id),
+        version: Set(after.version),
+        ..Default::default()
+    };
+    let updated = Entity::update_many()
+        .set(row)
+        .filter(Column::CouponId.eq(after.coupon_id))
+        .filter(Column::Version.eq(before.version))
+        .exec(&**tx)
+        .await?;
+    if updated.rows_affected == 0 {
+        Err(DbErr::RecordNotUpdated)
+    } else {
+        Ok(after)
+    }
+}

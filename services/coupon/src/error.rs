@@ -1,0 +1,42 @@
+//! What can go wrong here, and what a caller is told.
+
+use couponmesh_runtime::{
+    database,
+    status::{self, Reason},
+};
+use sea_orm::DbErr;
+use tonic::Status;
+
+/// Why a request was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A field of the request is wrong.
+    #[error("{field}: {why}")]
+    Field {
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// There is no such coupon.
+    #[error("coupon_id: there is no such coupon")]
+    CouponNotFound,
+    /// The service is stopping.
+    #[error("the service is stopping")]
+    Overloaded,
+    /// The database refused.
+    #[error("the database refused")]
+    Storage(#[from] DbErr),
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        let text = error.to_string();
+        match error {
+            Error::Field { field, why } => status::field_invalid(field, why),
+            Error::CouponNotFound => status::status(Reason::CouponNotFound, text),
+            Error::Overloaded => status::overloaded(text, std::time::Duration::from_secs(1)),
+            Error::Storage(error) => database::status_of(&error),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Door 1: gRPC.
+
+use couponmesh_messaging::Store;
+use couponmesh_proto::coupon::v1::{self as proto, coupon_service_server::CouponService};
+use couponmesh_runtime::{
+    grpc::context_of,
+    id::{CouponId, MemberId, WithdrawalId},
+    page::Page,
+    running::Running,
+};
+use tonic::{Request, Response, Status};
+
+use crate::{
+    cancel::{self, Cancelling},
+    coupons,
+    error::Error,
+};
+
+/// Longest reason, in characters.
+const MAX_REASON: usize = 200;
+
+/// The coupon service's gRPC door.
+#[derive(Clone, Debug)]
+pub struct Door {
+    store: Store,
+    running: Running,
+}
+
+impl Door {
+    pub(crate) fn new(store: Store, running: Running) -> Self {
+        Self { store, running }
+    }
+}
+
+#[tonic::async_trait]
+impl CouponService for Door {
+    async fn get_coupon(
+        &self,
+        request: Request<proto::GetCouponRequest>,
+    ) -> Result<Response<proto::GetCouponResponse>, Status> {
+        let id = CouponId::from_field("coupon_id", &request.get_ref().coupon_id)?;
+        let coupon = coupons::find(self.store.read(), id)
+            .await
+            .map_err(Error::from)?
+            .ok_or(Error::CouponNotFound)?;
+        Ok(Response::new(proto::GetCouponResponse {
+            coupon: Some(coupon.into()),
+        }))
+    }
+
+    async fn list_coupons(
+        &self,
+        request: Request<proto::ListCouponsRequest>,
+    ) -> Result<Response<proto::ListCouponsResponse>, Status> {
+        let request = request.into_inner();
+        let member_id = match request.member_id.as_str() {
+            "" => None,
+            text => Some(MemberId::from_field("member_id", text)?),
+        };
+        let filter = format!(
+            "coupons|{}",
+            member_id.map(|id| id.to_string()).unwrap_or_default()
+        );
+        let page = Page::parse(request.page_size, &request.page_token, &filter)?;
+        let mut rows = coupons::list(self.store.read(), &page, member_id)
+            .await
+            .map_err(Error::from)?;
+        let next_page_token = page.finish(&mut rows, |row| row.coupon_id.0);
+        let coupons = rows.into_iter().map(Into::into).collect();
+        Ok(Response::new(proto::ListCouponsResponse {
+            coupons,
+            next_page_token,
+        }))
+    }
+
+    async fn cancel_coupon(
+        &self,
+        request: Request<proto::CancelCouponRequest>,
+    ) -> Result<Response<proto::CancelCouponResponse>, Status> {
+        let context = context_of(&request)?;
+        let request = request.into_inner();
+        if request.reason.chars().count() > MAX_REASON {
+            return Err(Error::Field {
+                field: "reason",
+                why: "must be at most 200 characters",
+            }
+            .into());
+        }
+        let cancelling = Cancelling {
+            member_id: MemberId::from_field("member_id", &request.member_id)?,
+            withdrawal_id: WithdrawalId::from_field("withdrawal_id", &request.withdrawal_id)?,
+            context,
+        };
+        // In a task of its own: a caller that hangs up must not tear a transaction apart.
+        let cancelled = self
+            .running
+            .spawn(cancel::cancel(self.store.clone(), cancelling));
+        let coupon = cancelled.await.unwrap_or(Err(Error::Overloaded))?;
+        Ok(Response::new(proto::CancelCouponResponse {
+            coupon: Some(coupon.into()),
+        }))
+    }
+}

@@ -1,0 +1,209 @@
+//! CancelCoupon, called synchronously: the one call of the mesh that the circuit breaker guards.
+
+use std::time::Duration;
+
+use couponmesh_proto::coupon::v1::{
+    CancelCouponRequest, Coupon, coupon_service_client::CouponServiceClient,
+};
+use couponmesh_runtime::{Timestamp, context::CORRELATION_HEADER, id::CouponId, status, telemetry};
+use tonic::{
+    Code, Request, Status,
+    metadata::MetadataMap,
+    transport::{Channel, Endpoint, Error},
+};
+
+use crate::withdrawals::{Model, Reason};
+
+/// How long a connection may take to come up.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often a busy connection is asked whether the other side is still there.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// The cancelled coupon, as far as members are concerned.
+#[derive(Clone, Copy, Debug)]
+pub struct Cancelled {
+    /// The coupon.
+    pub coupon_id: CouponId,
+    /// When it was issued; none when it never was.
+    pub issue_time: Option<Timestamp>,
+    /// When it was cancelled.
+    pub cancel_time: Timestamp,
+}
+
+/// Why a coupon is not known to be cancelled.
+#[derive(Debug)]
+pub struct Refusal {
+    /// For the caller's information, and for the worker's pace.
+    pub reason: Reason,
+    /// How long the other side asked to be left alone.
+    pub retry_after: Option<Duration>,
+    /// For the log.
+    pub code: Code,
+    /// For the log.
+    pub message: String,
+}
+
+/// Calls the coupon service over one lasting connection, made when it is first needed.
+#[derive(Clone, Debug)]
+pub struct CouponClient {
+    client: CouponServiceClient<Channel>,
+    deadline: Duration,
+}
+
+impl CouponClient {
+    /// A client of the coupon service at `address`, e.g. `http://coupon:50051`.
+    ///
+    /// # Errors
+    /// When `address` is no URL.
+    pub fn new(address: &str, deadline: Duration) -> Result<Self, Error> {
+        let channel = Endpoint::from_shared(address.to_owned())?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEPALIVE)
+            .tcp_nodelay(true)
+            .connect_lazy();
+        Ok(Self {
+            client: CouponServiceClient::new(channel),
+            deadline,
+        })
+    }
+
+    /// Cancels the coupon of the withdrawal's member. Idempotent.
+    ///
+    /// # Errors
+    /// [`Refusal`] when the coupon is not known to be cancelled.
+    pub async fn cancel(&self, withdrawal: &Model) -> Result<Cancelled, Refusal> {
+        let mut request = Request::new(CancelCouponRequest {
+            member_id: withdrawal.member_id.to_string(),
+            withdrawal_id: withdrawal.withdrawal_id.to_string(),
+            reason: "the member withdraws".to_owned(),
+        });
+        request.set_timeout(self.deadline);
+        add_context(request.metadata_mut(), withdrawal);
+        let mut client = self.client.clone();
+        // The header tells the other side; this bounds the wait for a side that tells nothing.
+        let answer = tokio::time::timeout(self.deadline, client.cancel_coupon(request)).await;
+        let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));
+        let coupon = answer
+            .map_err(|status| refusal(&status))?
+            .into_inner()
+            .coupon;
+        coupon.as_ref().and_then(cancelled).ok_or_else(|| Refusal {
+            reason: Reason::Rejected,
+            retry_after: None,
+            code: Code::Internal,
+            message: "the answer holds no cancelled coupon".to_owned(),
+        })
+    }
+}
+
+fn add_context(metadata: &mut MetadataMap, withdrawal: &Model) {
+    let context = withdrawal.context();
+    // Both are visible ASCII by construction.
+    if let Ok(value) = context.correlation_id.as_str().parse() {
+        metadata.insert(CORRELATION_HEADER, value);
+    }
+    if let Some(Ok(value)) = telemetry::traceparent_of(&context).map(|text| text.parse()) {
+        metadata.insert("traceparent", value);
+    }
+}
+
+fn cancelled(coupon: &Coupon) -> Option<Cancelled> {
+    Some(Cancelled {
+        coupon_id: CouponId::parse(&coupon.coupon_id)?,
+        issue_time: coupon.issue_time.map(Timestamp::from),
+        cancel_time: coupon.cancel_time?.into(),
+    })
+}
+
+fn refusal(status: &Status) -> Refusal {
+    Refusal {
+        reason: reason(status),
+        retry_after: status::retry_delay_of(status),
+        code: status.code(),
+        message: status.message().to_owned(),
+    }
+}
+
+/// The texts and the header are Envoy's.
+fn reason(status: &Status) -> Reason {
+    // Made on this side, by a connection that failed or broke: no answer was read.
+    if std::error::Error::source(status).is_some() {
+        return Reason::Unreachable;
+    }
+    match status.code() {
+        Code::DeadlineExceeded | Code::Cancelled => Reason::Timeout,
+        Code::ResourceExhausted => Reason::Overloaded,
+        Code::Unavailable => unavailable(status),
+        Code::Ok
+        | Code::Unknown
+        | Code::InvalidArgument
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Unimplemented
+        | Code::Internal
+        | Code::DataLoss
+        | Code::Unauthenticated => Reason::Rejected,
+    }
+}
+
+fn unavailable(status: &Status) -> Reason {
+    let overloaded = status.metadata().contains_key("x-envoy-overloaded")
+        || status::reason_of(status).as_deref() == Some(status::Reason::Overloaded.as_str());
+    if overloaded {
+        Reason::Overloaded
+    } else if status.message().contains("no healthy upstream") {
+        Reason::NoHealthyUpstream
+    } else if status.message().contains("upstream request timeout") {
+        Reason::Timeout
+    } else {
+        Reason::Unreachable
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_has_its_reason() {
+        let mut by_envoy = Status::unavailable("upstream connect error");
+        by_envoy
+            .metadata_mut()
+            .insert("x-envoy-overloaded", "true".parse().unwrap());
+        for (status, expected) in [
+            (by_envoy, Reason::Overloaded),
+            (
+                status::overloaded("busy", Duration::from_secs(2)),
+                Reason::Overloaded,
+            ),
+            (
+                Status::unavailable("no healthy upstream"),
+                Reason::NoHealthyUpstream,
+            ),
+            (
+                Status::unavailable("upstream request timeout"),
+                Reason::Timeout,
+            ),
+            (Status::deadline_exceeded(""), Reason::Timeout),
+            (Status::cancelled("Timeout expired"), Reason::Timeout),
+            (
+                Status::unavailable("connection refused"),
+                Reason::Unreachable,
+            ),
+            (
+                Status::permission_denied("RBAC: access denied"),
+                Reason::Rejected,
+            ),
+            (Status::unimplemented(""), Reason::Rejected),
+            (Status::internal(""), Reason::Rejected),
+        ] {
+            assert_eq!(reason(&status), expected, "{status:?}");
+        }
+        let refusal = refusal(&status::overloaded("busy", Duration::from_secs(2)));
+        assert_eq!(refusal.retry_after, Some(Duration::from_secs(2)));
+    }
+}

@@ -1,0 +1,59 @@
+//! What can go wrong here, and what a caller is told.
+
+use couponmesh_runtime::{
+    database,
+    status::{self, Reason},
+};
+use sea_orm::DbErr;
+use tonic::Status;
+
+/// Why a request was not done.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// A field of the request is wrong.
+    #[error("{field}: {why}")]
+    Field {
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The request id was used for another content.
+    #[error("request_id: was used for a call with other content")]
+    RequestIdReused,
+    /// There is no such member.
+    #[error("member_id: there is no such member")]
+    MemberNotFound,
+    /// There is no such withdrawal.
+    #[error("withdrawal_id: there is no such withdrawal")]
+    WithdrawalNotFound,
+    /// A live member has this address.
+    #[error("email: is taken by a member")]
+    EmailTaken,
+    /// The service is stopping, or has more to do than it may hold.
+    #[error("the service has too much to do")]
+    Overloaded,
+    /// The database refused.
+    #[error("the database refused")]
+    Storage(#[from] DbErr),
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        let text = error.to_string();
+        match error {
+            Error::Field { field, why } => status::field_invalid(field, why),
+            Error::RequestIdReused => status::status(Reason::RequestIdReused, text),
+            Error::MemberNotFound => status::status(Reason::MemberNotFound, text),
+            Error::WithdrawalNotFound => status::status(Reason::WithdrawalNotFound, text),
+            Error::EmailTaken => status::status(Reason::EmailTaken, text),
+            Error::Overloaded => status::overloaded(text, std::time::Duration::from_secs(1)),
+            Error::Storage(error) => database::status_of(&error),
+        }
+    }
+}
+
+/// Whether the statement, not the storage, was at fault: trying each request alone finds the one to blame.
+pub(crate) fn may_be_one_requests_fault(error: &Error) -> bool {
+    matches!(error, Error::Storage(error) if !database::is_transient(error))
+}

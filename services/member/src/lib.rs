@@ -1,0 +1,86 @@
+//! Members: who they are, and the sagas of their coming and going.
+//!
+//! In by gRPC ([`grpc`]): register, get, list, withdraw. In by events ([`consumer`]): `CouponIssued`,
+//! `CouponCancelled`, `NotificationSent`. Out: `MemberRegistered`, `MemberChanged`, `MemberWithdrawn`,
+//! and the one synchronous call of the mesh, CancelCoupon ([`coupon_client`]).
+//!
+//! | step | file |
+//! | --- | --- |
+//! | register, many in one commit | [`register`] |
+//! | note what became of coupon and notification | [`note`] |
+//! | ask to withdraw | [`withdraw`] |
+//! | cancel the coupon, and finish or pause | [`attempt`] |
+//! | finish what is paused | [`worker`], paced by [`gate`] |
+//! | rows | [`members`], [`withdrawals`], [`requests`], [`gate`] |
+
+pub mod attempt;
+mod config;
+pub mod consumer;
+pub mod coupon_client;
+pub mod error;
+pub mod gate;
+pub mod grpc;
+pub mod members;
+pub mod migrations;
+pub mod note;
+pub mod profile;
+pub mod register;
+pub mod requests;
+pub mod withdraw;
+pub mod withdrawals;
+pub mod worker;
+
+pub use config::{MemberConfig, WithdrawalConfig};
+
+use std::sync::Arc;
+
+use couponmesh_messaging::{Bus, MessagingConfig, Store};
+use couponmesh_proto::member::v1::member_service_server::MemberServiceServer;
+use couponmesh_runtime::running::Running;
+use sea_orm::DbErr;
+use sea_orm_migration::MigratorTrait as _;
+
+/// The name of this service, in events and logs.
+pub const NAME: &str = "member";
+
+/// The running member service.
+#[derive(Debug)]
+pub struct Member {
+    door: grpc::Door,
+    running: Running,
+}
+
+impl Member {
+    /// Migrates the database and starts everything that goes on in the background.
+    ///
+    /// # Errors
+    /// When the database cannot be migrated.
+    pub async fn start(
+        store: Store,
+        bus: &Arc<dyn Bus>,
+        coupon: coupon_client::CouponClient,
+        config: &MemberConfig,
+        messaging: &MessagingConfig,
+    ) -> Result<Self, DbErr> {
+        migrations::Migrator::up(store.database().write(), None).await?;
+        let running = Running::new();
+        let finisher = worker::start(&store, coupon, &config.withdrawal, &running);
+        couponmesh_messaging::start(&store, bus, consumer::MemberHandler, messaging, &running);
+        let registrar = register::Registrar::start(&store, &running);
+        Ok(Self {
+            door: grpc::Door::new(store, registrar, finisher, running.clone()),
+            running,
+        })
+    }
+
+    /// The gRPC door, to be served.
+    #[must_use]
+    pub fn server(&self) -> MemberServiceServer<grpc::Door> {
+        MemberServiceServer::new(self.door.clone())
+    }
+
+    /// Stops the background work; attempts under way come to their end.
+    pub async fn stop(&self) {
+        self.running.stop().await;
+    }
+}

@@ -1,0 +1,249 @@
+//! Members, one row each.
+
+use couponmesh_messaging::Transaction;
+use couponmesh_proto::member::v1 as proto;
+use couponmesh_runtime::{
+    Context, Timestamp,
+    id::{CouponId, MemberId, WithdrawalId},
+    page::Page,
+};
+use sea_orm::{
+    ActiveValue::Set, ConnectionTrait, DbErr, IntoActiveModel, QueryOrder, QuerySelect,
+    entity::prelude::*,
+};
+
+use crate::profile::Email;
+
+/// A member.
+#[derive(Clone, PartialEq, DeriveEntityModel)]
+#[sea_orm(table_name = "members")]
+pub struct Model {
+    /// UUID v7: newer members sort later.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub member_id: MemberId,
+    /// Normalised; none once WITHDRAWN, which frees it for another member.
+    #[sea_orm(unique)]
+    pub email: Option<String>,
+    /// Empty once WITHDRAWN.
+    pub display_name: String,
+    /// Where the member stands.
+    pub state: State,
+    /// Known once the coupon is issued or cancelled.
+    pub coupon_id: Option<CouponId>,
+    /// When the member registered.
+    pub register_time: Timestamp,
+    /// When the coupon was issued; none until that is known.
+    pub coupon_issue_time: Option<Timestamp>,
+    /// When the administrator was notified; none until that is known.
+    pub admin_notify_time: Option<Timestamp>,
+    /// When the coupon was cancelled; none until that is known.
+    pub coupon_cancel_time: Option<Timestamp>,
+    /// When the member became WITHDRAWN.
+    pub withdraw_time: Option<Timestamp>,
+    /// Counts changes, from 1; each is one event.
+    pub version: i64,
+    /// Who may act for the member, once callers are authenticated.
+    pub account_id: Option<String>,
+}
+
+/// Where a member stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumIter, DeriveActiveEnum)]
+#[sea_orm(rs_type = "String", db_type = "Text")]
+pub enum State {
+    /// Its coupon is on its way.
+    #[sea_orm(string_value = "REGISTERED")]
+    Registered,
+    /// Its coupon is issued.
+    #[sea_orm(string_value = "ACTIVE")]
+    Active,
+    /// It asked to leave.
+    #[sea_orm(string_value = "WITHDRAWING")]
+    Withdrawing,
+    /// It left.
+    #[sea_orm(string_value = "WITHDRAWN")]
+    Withdrawn,
+}
+
+impl From<State> for proto::MemberState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Registered => Self::Registered,
+            State::Active => Self::Active,
+            State::Withdrawing => Self::Withdrawing,
+            State::Withdrawn => Self::Withdrawn,
+        }
+    }
+}
+
+impl State {
+    /// The state that a request names; `None` for UNSPECIFIED and unknown numbers.
+    #[must_use]
+    pub fn from_request(number: i32) -> Option<Self> {
+        match proto::MemberState::try_from(number).ok()? {
+            proto::MemberState::Unspecified => None,
+            proto::MemberState::Registered => Some(Self::Registered),
+            proto::MemberState::Active => Some(Self::Active),
+            proto::MemberState::Withdrawing => Some(Self::Withdrawing),
+            proto::MemberState::Withdrawn => Some(Self::Withdrawn),
+        }
+    }
+}
+
+/// No relations.
+#[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}
+
+/// Without personal data, which stays out of logs.
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Member")
+            .field("member_id", &self.member_id)
+            .field("state", &self.state)
+            .field("version", &self.version)
+            .finish_non_exhaustive()
+    }
+}
+
+impl From<Model> for proto::Member {
+    fn from(row: Model) -> Self {
+        Self {
+            member_id: row.member_id.to_string(),
+            email: row.email.unwrap_or_default(),
+            display_name: row.display_name,
+            state: proto::MemberState::from(row.state).into(),
+            coupon_id: row.coupon_id.map(|id| id.to_string()).unwrap_or_default(),
+            admin_notified: row.admin_notify_time.is_some(),
+            coupon_cancelled: row.coupon_cancel_time.is_some(),
+            register_time: Some(row.register_time.into()),
+            coupon_issue_time: row.coupon_issue_time.map(Into::into),
+            admin_notify_time: row.admin_notify_time.map(Into::into),
+            coupon_cancel_time: row.coupon_cancel_time.map(Into::into),
+            withdraw_time: row.withdraw_time.map(Into::into),
+            version: row.version,
+        }
+    }
+}
+
+/// What events tell of a member: everything but the address.
+impl From<&Model> for proto::MemberSnapshot {
+    fn from(row: &Model) -> Self {
+        Self {
+            member_id: row.member_id.to_string(),
+            display_name: row.display_name.clone(),
+            state: proto::MemberState::from(row.state).into(),
+            coupon_id: row.coupon_id.map(|id| id.to_string()).unwrap_or_default(),
+            admin_notified: row.admin_notify_time.is_some(),
+            coupon_cancelled: row.coupon_cancel_time.is_some(),
+            register_time: Some(row.register_time.into()),
+            coupon_issue_time: row.coupon_issue_time.map(Into::into),
+            admin_notify_time: row.admin_notify_time.map(Into::into),
+            coupon_cancel_time: row.coupon_cancel_time.map(Into::into),
+            withdraw_time: row.withdraw_time.map(Into::into),
+            version: row.version,
+        }
+    }
+}
+
+/// One member.
+///
+/// # Errors
+/// The database's.
+pub async fn find(db: &impl ConnectionTrait, id: MemberId) -> Result<Option<Model>, DbErr> {
+    Entity::find_by_id(id).one(db).await
+}
+
+/// One member, whose row no other transaction changes until this one ends.
+pub(crate) async fn find_for_update(
+    tx: &Transaction,
+    id: MemberId,
+) -> Result<Option<Model>, DbErr> {
+    Entity::find_by_id(id).lock_exclusive().one(&**tx).await
+}
+
+/// One page, newest first.
+pub(crate) async fn list(
+    db: &impl ConnectionTrait,
+    page: &Page,
+    state: Option<State>,
+    email: Option<&Email>,
+) -> Result<Vec<Model>, DbErr> {
+    let mut query = Entity::find()
+        .order_by_desc(Column::MemberId)
+        .limit(page.limit());
+    if let Some(after) = page.after() {
+        query = query.filter(Column::MemberId.lt(MemberId(after)));
+    }
+    if let Some(state) = state {
+        query = query.filter(Column::State.eq(state));
+    }
+    if let Some(email) = email {
+        query = query.filter(Column::Email.eq(email.expose()));
+    }
+    query.all(db).await
+}
+
+/// Changes a member by `change`: one version, one event, or nothing when `change` changes nothing.
+///
+/// Leaving erases the personal data and publishes `MemberWithdrawn` for `withdrawal`; any other change
+/// publishes `MemberChanged`.
+///
+/// # Errors
+/// The database's; a transaction that lost a race gets `RecordNotUpdated`, which is worth another try.
+pub(crate) async fn change(
+    tx: &Transaction,
+    context: &Context,
+    before: Model,
+    withdrawal: Option<WithdrawalId>,
+    change: impl FnOnce(&mut Model),
+) -> Result<Model, DbErr> {
+    let mut after = before.clone();
+    change(&mut after);
+    if after == before {
+        return Ok(before);
+    }
+    after.version = before.version + 1;
+    if after.state == State::Withdrawn {
+        after.email = None;
+        after.display_name = String::new();
+    }
+    // Only what the changes here touch: an unchanged indexed column costs an index write.
+    let mut row = after.clone().into_active_model();
+    row.state = Set(after.state);
+    row.coupon_id = Set(after.coupon_id);
+    row.coupon_issue_time = Set(after.coupon_issue_time);
+    row.admin_notify_time = Set(after.admin_notify_time);
+    row.coupon_cancel_time = Set(after.coupon_cancel_time);
+    row.version = Set(after.version);
+    if after.state == State::Withdrawn {
+        row.email = Set(None);
+        row.display_name = Set(String::new());
+        row.withdraw_time = Set(after.withdraw_time);
+    }
+    let updated = Entity::update_many()
+        .set(row)
+        .filter(Column::MemberId.eq(before.member_id))
+        .filter(Column::Version.eq(before.version))
+        .exec(&**tx)
+        .await?;
+    if updated.rows_affected == 0 {
+        return Err(DbErr::RecordNotUpdated);
+    }
+    let member = Some(proto::MemberSnapshot::from(&after));
+    match withdrawal {
+        Some(withdrawal) => {
+            let withdrawal_id = withdrawal.to_string();
+            tx.append(
+                context,
+                after.member_id,
+                &proto::MemberWithdrawn {
+                    member,
+                    withdrawal_id,
+                },
+            );
+        }
+        None => tx.append(context, after.member_id, &proto::MemberChanged { member }),
+    }
+    Ok(after)
+}

@@ -1,0 +1,229 @@
+//! Registering a member. It needs this service's database and nothing else.
+//!
+//! Callers that come together commit together: while one transaction is being committed, the next
+//! callers gather, and all of them share the next one. Each gets its own answer, and none fails for
+//! another's fault.
+
+use std::collections::{HashMap, HashSet};
+
+use couponmesh_messaging::{Store, Transaction, rows};
+use couponmesh_proto::member::v1::{MemberRegistered, MemberSnapshot};
+use couponmesh_runtime::{
+    Context,
+    id::{MemberId, RequestId},
+    running::Running,
+};
+use sea_orm::{DbErr, IntoActiveModel as _, QuerySelect as _, entity::prelude::*};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    error::{self, Error},
+    members::{self, Model, State},
+    profile::{self, DisplayName, Email},
+    requests::{self, Rpc},
+};
+
+/// Registrations in one transaction at the most.
+const MAX_BATCH: usize = 64;
+/// Registrations that wait at the most; the door's bound in flight keeps their number below it.
+const MAX_WAITING: usize = 4_096;
+
+/// A registration, checked.
+#[derive(Clone, Debug)]
+pub struct Registration {
+    /// The caller's id for the call.
+    pub request_id: Option<RequestId>,
+    /// Normalised.
+    pub email: Email,
+    /// Trimmed.
+    pub display_name: DisplayName,
+    /// What caused it.
+    pub context: Context,
+}
+
+impl Registration {
+    fn digest(&self) -> Option<(RequestId, Vec<u8>)> {
+        let id = self.request_id?;
+        Some((id, profile::digest(id, &self.email, &self.display_name)))
+    }
+}
+
+type Answer = Result<Model, Error>;
+
+struct Waiting {
+    registration: Registration,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// Gathers registrations and commits them.
+#[derive(Clone, Debug)]
+pub struct Registrar(mpsc::Sender<Waiting>);
+
+impl Registrar {
+    pub(crate) fn start(store: &Store, running: &Running) -> Self {
+        let (sender, receiver) = mpsc::channel(MAX_WAITING);
+        let (store, stop) = (store.clone(), running.stopping());
+        let receiver = std::sync::Arc::new(tokio::sync::Mutex::new(receiver));
+        running.keep("registrar", move || {
+            let (store, receiver, stop) = (store.clone(), receiver.clone(), stop.clone());
+            async move {
+                let mut receiver = receiver.lock().await;
+                let mut batch = Vec::with_capacity(MAX_BATCH);
+                loop {
+                    tokio::select! {
+                        biased;
+                        count = receiver.recv_many(&mut batch, MAX_BATCH) => if count == 0 { return },
+                        () = stop.cancelled() => return,
+                    }
+                    commit(&store, std::mem::take(&mut batch)).await;
+                }
+            }
+        });
+        Self(sender)
+    }
+
+    /// Registers a member, or returns the one that the same request made before. When the caller
+    /// goes away the registration still takes place.
+    ///
+    /// # Errors
+    /// [`Error::EmailTaken`], [`Error::RequestIdReused`], [`Error::Storage`], [`Error::Overloaded`].
+    pub async fn register(&self, registration: Registration) -> Answer {
+        let (answer, answered) = oneshot::channel();
+        self.0
+            .try_send(Waiting {
+                registration,
+                answer,
+            })
+            .map_err(|_| Error::Overloaded)?;
+        // Dropped unanswered when the batch's task panicked or the service stopped.
+        answered.await.map_err(|_| Error::Overloaded)?
+    }
+}
+
+async fn commit(store: &Store, batch: Vec<Waiting>) {
+    let (registrations, answers): (Vec<_>, Vec<_>) = batch
+        .into_iter()
+        .map(|waiting| (waiting.registration, waiting.answer))
+        .unzip();
+    let results = match together(store, &registrations).await {
+        Ok(results) => results,
+        Err(error) if registrations.len() > 1 && error::may_be_one_requests_fault(&error) => {
+            alone(store, &registrations).await
+        }
+        Err(error) => vec![Err(error); registrations.len()],
+    };
+    for (answer, result) in answers.into_iter().zip(results) {
+        // A caller that went away does not hear its answer.
+        let _ = answer.send(result);
+    }
+}
+
+async fn alone(store: &Store, registrations: &[Registration]) -> Vec<Answer> {
+    let mut results = Vec::with_capacity(registrations.len());
+    for registration in registrations {
+        let one = together(store, std::slice::from_ref(registration)).await;
+        results.push(one.and_then(|mut results| results.pop().unwrap_or(Err(Error::Overloaded))));
+    }
+    results
+}
+
+/// Registers all in one transaction; an answer for each, or one error for all when it did not commit.
+async fn together(store: &Store, registrations: &[Registration]) -> Result<Vec<Answer>, Error> {
+    let tx = store.begin("member.register").await?;
+    let mut known = known_requests(&tx, registrations).await?;
+    let mut taken = taken_addresses(&tx, registrations).await?;
+    let mut new_members = Vec::with_capacity(registrations.len());
+    let mut new_requests = Vec::new();
+    let mut results = Vec::with_capacity(registrations.len());
+    for registration in registrations {
+        let request = registration.digest();
+        if let Some((id, digest)) = &request
+            && let Some((known_digest, member)) = known.get(id)
+        {
+            results.push(if digest == known_digest {
+                Ok(member.clone())
+            } else {
+                Err(Error::RequestIdReused)
+            });
+            continue;
+        }
+        if !taken.insert(registration.email.expose().to_owned()) {
+            results.push(Err(Error::EmailTaken));
+            continue;
+        }
+        let member = new_member(&tx, registration);
+        if let Some((id, digest)) = request {
+            new_requests.push(requests::row(
+                Rpc::Register,
+                id,
+                digest.clone(),
+                member.member_id.0,
+            ));
+            known.insert(id, (digest, member.clone()));
+        }
+        let registered = MemberRegistered {
+            member: Some(MemberSnapshot::from(&member)),
+        };
+        tx.append(&registration.context, member.member_id, &registered);
+        new_members.push(member.clone().into_active_model().reset_all());
+        results.push(Ok(member));
+    }
+    rows::insert::<members::Entity, _, _>(&*tx, new_members, None).await?;
+    rows::insert::<requests::Entity, _, _>(&*tx, new_requests, None).await?;
+    tx.commit().await?;
+    Ok(results)
+}
+
+fn new_member(tx: &Transaction, registration: &Registration) -> Model {
+    Model {
+        member_id: MemberId(tx.new_id()),
+        email: Some(registration.email.expose().to_owned()),
+        display_name: registration.display_name.expose().to_owned(),
+        state: State::Registered,
+        coupon_id: None,
+        register_time: tx.now(),
+        coupon_issue_time: None,
+        admin_notify_time: None,
+        coupon_cancel_time: None,
+        withdraw_time: None,
+        version: 1,
+        account_id: None,
+    }
+}
+
+/// The requests that succeeded before: their digests, and their members as they are now.
+async fn known_requests(
+    tx: &Transaction,
+    registrations: &[Registration],
+) -> Result<HashMap<RequestId, (Vec<u8>, Model)>, DbErr> {
+    let ids = registrations
+        .iter()
+        .filter_map(|registration| registration.request_id)
+        .collect();
+    let mut known = HashMap::new();
+    for request in requests::find(&**tx, Rpc::Register, ids).await? {
+        if let Some(member) = members::find(&**tx, MemberId(request.resource_id)).await? {
+            known.insert(request.request_id, (request.digest, member));
+        }
+    }
+    Ok(known)
+}
+
+/// The addresses that live members have.
+async fn taken_addresses(
+    tx: &Transaction,
+    registrations: &[Registration],
+) -> Result<HashSet<String>, DbErr> {
+    let addresses = registrations
+        .iter()
+        .map(|registration| registration.email.expose())
+        .collect();
+    let taken: Vec<String> = members::Entity::find()
+        .select_only()
+        .column(members::Column::Email)
+        .filter(members::Column::Email.is_in(rows::pad(addresses)))
+        .into_tuple()
+        .all(&**tx)
+        .await?;
+    Ok(taken.into_iter().collect())
+}

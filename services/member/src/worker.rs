@@ -1,0 +1,108 @@
+//! The worker: finishes what is pending, across restarts and replicas.
+
+use std::{sync::Arc, time::Duration};
+
+use couponmesh_messaging::Store;
+use couponmesh_runtime::{running::Running, wake::Wake};
+use futures::future::join_all;
+use sea_orm::DbErr;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    attempt::Finisher,
+    config::WithdrawalConfig,
+    coupon_client::CouponClient,
+    gate,
+    withdrawals::{self, Model},
+};
+
+/// How often the table is looked at without a wake-up: for pauses that end and claims of the dead.
+const POLL: Duration = Duration::from_millis(500);
+
+pub(crate) fn start(
+    store: &Store,
+    coupon: CouponClient,
+    config: &WithdrawalConfig,
+    running: &Running,
+) -> Finisher {
+    let finisher = Finisher {
+        store: store.clone(),
+        coupon,
+        config: config.clone(),
+        pending: Wake::default(),
+        foreground: Arc::new(Semaphore::new(config.foreground)),
+    };
+    let (worker, stop) = (finisher.clone(), running.stopping());
+    running.keep("withdrawals", move || run(worker.clone(), stop.clone()));
+    finisher
+}
+
+async fn run(finisher: Finisher, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        let pause = match round(&finisher).await {
+            Ok(pause) => pause,
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "pending withdrawals wait for the database"
+                );
+                POLL
+            }
+        };
+        if pause.is_zero() {
+            continue;
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = finisher.pending.wait(pause) => {}
+        }
+    }
+}
+
+/// One round of attempts; returns how long to rest before the next.
+async fn round(finisher: &Finisher) -> Result<Duration, DbErr> {
+    let Some(gate) = gate::closed(finisher.store.read()).await? else {
+        let claimed = claim(finisher, finisher.config.background, false).await?;
+        let full = claimed.len() == finisher.config.background;
+        attempt_all(finisher, &claimed, false).await;
+        return Ok(if full { Duration::ZERO } else { POLL });
+    };
+    let until_probe = gate.probe_time.since(finisher.store.now());
+    if !until_probe.is_zero() {
+        return Ok(until_probe.min(POLL));
+    }
+    let probe = claim(finisher, 1, true).await?;
+    attempt_all(finisher, &probe, true).await;
+    Ok(if probe.is_empty() {
+        POLL
+    } else {
+        Duration::ZERO
+    })
+}
+
+async fn claim(finisher: &Finisher, limit: usize, probe: bool) -> Result<Vec<Model>, DbErr> {
+    let tx = finisher.store.begin("member.claim").await?;
+    // Longer than any attempt lasts, so that a claim ends early only for the dead.
+    let claim_end = tx
+        .now()
+        .plus(finisher.config.deadline + Duration::from_secs(1));
+    if probe && !gate::take_probe(&tx, claim_end).await? {
+        return Ok(Vec::new());
+    }
+    let claimed = withdrawals::claim(&tx, limit, claim_end, probe).await?;
+    if !claimed.is_empty() {
+        tx.commit().await?;
+    }
+    Ok(claimed)
+}
+
+async fn attempt_all(finisher: &Finisher, claimed: &[Model], probe: bool) {
+    let attempts = claimed.iter().map(|withdrawal| async move {
+        // A claim whose outcome could not be stored ends by itself, and the withdrawal is tried again.
+        if let Err(error) = finisher.attempt(withdrawal, probe).await {
+            tracing::warn!(withdrawal.id = %withdrawal.withdrawal_id, error = &error as &dyn std::error::Error, "the outcome of an attempt could not be stored");
+        }
+    });
+    join_all(attempts).await;
+}

@@ -1,0 +1,162 @@
+//! Door 1: gRPC.
+
+use std::{pin::Pin, time::Duration};
+
+use couponmesh_messaging::Store;
+use couponmesh_proto::mypage::v1::{self as proto, my_page_service_server::MyPageService};
+use couponmesh_runtime::id::MemberId;
+use futures::{Stream, stream};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use crate::{
+    MyPageConfig,
+    error::Error,
+    pages::{self, Model},
+    watchers::{Watch, Watchers},
+};
+
+/// My Page's gRPC door.
+#[derive(Clone, Debug)]
+pub struct Door {
+    store: Store,
+    watchers: Watchers,
+    wait: Duration,
+    draining: CancellationToken,
+}
+
+impl Door {
+    pub(crate) fn new(
+        store: Store,
+        watchers: Watchers,
+        config: &MyPageConfig,
+        draining: CancellationToken,
+    ) -> Self {
+        Self {
+            store,
+            watchers,
+            wait: config.wait,
+            draining,
+        }
+    }
+
+    /// The page, once it shows `version` of the member; after the longest wait, as it then is.
+    async fn page_at(
+        &self,
+        watch: &mut Watch,
+        member_id: MemberId,
+        version: i64,
+    ) -> Result<Model, Error> {
+        let end = Instant::now() + self.wait;
+        loop {
+            let page = pages::find(self.store.read(), member_id).await?;
+            if page
+                .as_ref()
+                .is_some_and(|page| page.member_version >= version)
+                || Instant::now() >= end
+            {
+                return page.ok_or(Error::PageNotFound);
+            }
+            tokio::select! {
+                () = watch.changed() => {}
+                () = tokio::time::sleep_until(end) => {}
+                () = self.draining.cancelled() => return page.ok_or(Error::Draining),
+            }
+        }
+    }
+
+    /// The page after its next change; none when the server drains.
+    async fn next_page(&self, watch: &mut Watch, member_id: MemberId) -> Result<Model, Error> {
+        loop {
+            tokio::select! {
+                () = self.draining.cancelled() => return Err(Error::Draining),
+                () = watch.changed() => {}
+            }
+            if let Some(page) = pages::find(self.store.read(), member_id).await? {
+                return Ok(page);
+            }
+        }
+    }
+}
+
+/// A watcher between two pages.
+struct Watching {
+    door: Door,
+    watch: Watch,
+    member_id: MemberId,
+    /// The page that was there when the watch began, until it is sent.
+    first: Option<Model>,
+}
+
+impl Watching {
+    /// Reads a page only when the one before is sent: a slow watcher gets the newest and nothing piles up.
+    async fn next(mut self) -> (Result<proto::WatchMyPageResponse, Status>, Option<Self>) {
+        let page = match self.first.take() {
+            Some(first) => Ok(first),
+            None => self.door.next_page(&mut self.watch, self.member_id).await,
+        };
+        match page {
+            Ok(page) => (
+                Ok(proto::WatchMyPageResponse {
+                    page: Some(page.into()),
+                }),
+                Some(self),
+            ),
+            Err(error) => (Err(error.into()), None),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl MyPageService for Door {
+    async fn get_my_page(
+        &self,
+        request: Request<proto::GetMyPageRequest>,
+    ) -> Result<Response<proto::GetMyPageResponse>, Status> {
+        let request = request.into_inner();
+        let member_id = MemberId::from_field("member_id", &request.member_id)?;
+        let page = match request.min_version {
+            ..0 => {
+                return Err(Error::Field {
+                    field: "min_version",
+                    why: "must not be negative",
+                }
+                .into());
+            }
+            0 => pages::find(self.store.read(), member_id)
+                .await
+                .map_err(Error::from)?
+                .ok_or(Error::PageNotFound)?,
+            version => {
+                self.page_at(&mut self.watchers.watch(member_id), member_id, version)
+                    .await?
+            }
+        };
+        Ok(Response::new(proto::GetMyPageResponse {
+            page: Some(page.into()),
+        }))
+    }
+
+    type WatchMyPageStream =
+        Pin<Box<dyn Stream<Item = Result<proto::WatchMyPageResponse, Status>> + Send>>;
+
+    async fn watch_my_page(
+        &self,
+        request: Request<proto::WatchMyPageRequest>,
+    ) -> Result<Response<Self::WatchMyPageStream>, Status> {
+        let member_id = MemberId::from_field("member_id", &request.get_ref().member_id)?;
+        let mut watch = self.watchers.watch(member_id);
+        let first = self.page_at(&mut watch, member_id, 1).await?;
+        let watching = Watching {
+            door: self.clone(),
+            watch,
+            member_id,
+            first: Some(first),
+        };
+        let pages = stream::unfold(Some(watching), |watching| async move {
+            Some(watching?.next().await)
+        });
+        Ok(Response::new(Box::pin(pages)))
+    }
+}

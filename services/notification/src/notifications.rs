@@ -1,0 +1,228 @@
+//! Notifications, one row per member.
+
+use couponmesh_messaging::{Transaction, rows};
+use couponmesh_proto::notification::v1 as proto;
+use couponmesh_runtime::{
+    Timestamp,
+    id::{MemberId, NotificationId},
+    page::Page,
+};
+use sea_orm::{
+    ActiveValue::Set,
+    ConnectionTrait, DbErr, IntoActiveModel as _, QueryOrder, QuerySelect, QueryTrait,
+    entity::prelude::*,
+    sea_query::{ExprTrait as _, LockBehavior, LockType, OnConflict},
+};
+
+/// A notification.
+#[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+#[sea_orm(table_name = "notifications")]
+pub struct Model {
+    /// UUID v7, and the identity of every delivery.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub notification_id: NotificationId,
+    /// The member it is about.
+    #[sea_orm(unique)]
+    pub member_id: MemberId,
+    /// Who gets it.
+    pub recipient: String,
+    /// The channel's name.
+    pub channel: String,
+    /// Subject line.
+    pub subject: String,
+    /// Text.
+    pub body: String,
+    /// Where it stands.
+    pub state: State,
+    /// Attempts that were begun.
+    pub attempt_count: i32,
+    /// When it was stored.
+    pub create_time: Timestamp,
+    /// When it is due; while an attempt is under way, when that is given up for dead. None once it ended.
+    pub next_attempt_time: Option<Timestamp>,
+    /// When it was sent.
+    pub send_time: Option<Timestamp>,
+    /// What the last failed attempt said; empty when none failed.
+    pub last_error: String,
+    /// Shared by all that the registration caused.
+    pub correlation_id: String,
+    /// The event that it tells of.
+    pub causation_id: Option<Uuid>,
+    /// W3C trace context of the registration.
+    pub traceparent: Option<String>,
+}
+
+/// Where a notification stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumIter, DeriveActiveEnum)]
+#[sea_orm(rs_type = "String", db_type = "Text")]
+pub enum State {
+    /// It is tried.
+    #[sea_orm(string_value = "PENDING")]
+    Pending,
+    /// The channel took it.
+    #[sea_orm(string_value = "SENT")]
+    Sent,
+    /// It was given up.
+    #[sea_orm(string_value = "FAILED")]
+    Failed,
+}
+
+impl From<State> for proto::NotificationState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Pending => Self::Pending,
+            State::Sent => Self::Sent,
+            State::Failed => Self::Failed,
+        }
+    }
+}
+
+impl State {
+    /// The state that a request names; `None` for UNSPECIFIED and unknown numbers.
+    #[must_use]
+    pub fn from_request(number: i32) -> Option<Self> {
+        match proto::NotificationState::try_from(number).ok()? {
+            proto::NotificationState::Unspecified => None,
+            proto::NotificationState::Pending => Some(Self::Pending),
+            proto::NotificationState::Sent => Some(Self::Sent),
+            proto::NotificationState::Failed => Some(Self::Failed),
+        }
+    }
+}
+
+/// No relations.
+#[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}
+
+impl From<Model> for proto::Notification {
+    fn from(row: Model) -> Self {
+        Self {
+            notification_id: row.notification_id.to_string(),
+            member_id: row.member_id.to_string(),
+            recipient: row.recipient,
+            channel: row.channel,
+            subject: row.subject,
+            body: row.body,
+            state: proto::NotificationState::from(row.state).into(),
+            attempt_count: row.attempt_count,
+            create_time: Some(row.create_time.into()),
+            send_time: row.send_time.map(Into::into),
+            last_error: row.last_error,
+        }
+    }
+}
+
+/// One notification.
+///
+/// # Errors
+/// The database's.
+pub async fn find(db: &impl ConnectionTrait, id: NotificationId) -> Result<Option<Model>, DbErr> {
+    Entity::find_by_id(id).one(db).await
+}
+
+/// One page, newest first.
+pub(crate) async fn list(
+    db: &impl ConnectionTrait,
+    page: &Page,
+    member_id: Option<MemberId>,
+    state: Option<State>,
+) -> Result<Vec<Model>, DbErr> {
+    let mut query = Entity::find()
+        .order_by_desc(Column::NotificationId)
+        .limit(page.limit());
+    if let Some(after) = page.after() {
+        query = query.filter(Column::NotificationId.lt(NotificationId(after)));
+    }
+    if let Some(member_id) = member_id {
+        query = query.filter(Column::MemberId.eq(member_id));
+    }
+    if let Some(state) = state {
+        query = query.filter(Column::State.eq(state));
+    }
+    query.all(db).await
+}
+
+/// Inserts a notification; false when the member has one already.
+pub(crate) async fn insert(tx: &Transaction, row: Model) -> Result<bool, DbErr> {
+    let inserted = Entity::insert(row.into_active_model().reset_all())
+        .on_conflict(OnConflict::column(Column::MemberId).do_nothing().to_owned())
+        .exec_without_returning(&**tx)
+        .await?;
+    Ok(inserted > 0)
+}
+
+/// Claims up to `limit` notifications that are due, oldest first, and counts an attempt at each. Until
+/// `claim_end` no one else delivers them.
+pub(crate) async fn claim(
+    tx: &Transaction,
+    limit: usize,
+    claim_end: Timestamp,
+) -> Result<Vec<Model>, DbErr> {
+    let due = Entity::find()
+        .select_only()
+        .column(Column::NotificationId)
+        .filter(Column::State.eq(State::Pending))
+        .filter(Column::NextAttemptTime.lte(tx.now()))
+        .order_by_asc(Column::NextAttemptTime)
+        .limit(limit as u64)
+        // Dropped on SQLite, which has one writer; on PostgreSQL replicas pass each other's rows by.
+        .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked);
+    Entity::update_many()
+        .col_expr(Column::NextAttemptTime, Expr::value(claim_end))
+        .col_expr(Column::AttemptCount, Expr::col(Column::AttemptCount).add(1))
+        .filter(Column::NotificationId.in_subquery(due.into_query()))
+        .exec_with_returning(&**tx)
+        .await
+}
+
+/// Marks notifications as sent and returns the ids of those that were not before.
+pub(crate) async fn sent(
+    tx: &Transaction,
+    ids: Vec<NotificationId>,
+) -> Result<Vec<NotificationId>, DbErr> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let row = ActiveModel {
+        state: Set(State::Sent),
+        send_time: Set(Some(tx.now())),
+        next_attempt_time: Set(None),
+        last_error: Set(String::new()),
+        ..Default::default()
+    };
+    let sent = Entity::update_many()
+        .set(row)
+        .filter(Column::NotificationId.is_in(rows::pad(ids)))
+        .filter(Column::State.ne(State::Sent))
+        .exec_with_returning(&**tx)
+        .await?;
+    Ok(sent.into_iter().map(|row| row.notification_id).collect())
+}
+
+/// Notes a failed attempt. `next_attempt_time` is none when it was the last.
+pub(crate) async fn failed(
+    tx: &Transaction,
+    id: NotificationId,
+    error: String,
+    next_attempt_time: Option<Timestamp>,
+) -> Result<(), DbErr> {
+    let row = ActiveModel {
+        state: Set(if next_attempt_time.is_some() {
+            State::Pending
+        } else {
+            State::Failed
+        }),
+        next_attempt_time: Set(next_attempt_time),
+        last_error: Set(error),
+        ..Default::default()
+    };
+    Entity::update_many()
+        .set(row)
+        .filter(Column::NotificationId.eq(id))
+        .filter(Column::State.eq(State::Pending))
+        .exec(&**tx)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,47 @@
+//! A private certificate authority and a server certificate of its for localhost.
+
+use std::{path::Path, sync::Arc};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::{ServerConfig, crypto::ring, pki_types::PrivatePkcs8KeyDer};
+use tempfile::NamedTempFile;
+use tokio_rustls::TlsAcceptor;
+
+pub(crate) struct Authority {
+    /// Accepts connections with the certificate.
+    pub(crate) acceptor: TlsAcceptor,
+    file: NamedTempFile,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let root = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let leaf = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()])
+            .unwrap()
+            .signed_by(&key, &root)
+            .unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![leaf.der().clone()],
+                PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+            )
+            .unwrap();
+        let file = NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), root.pem()).unwrap();
+        Self {
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+            file,
+        }
+    }
+
+    /// The root certificate, as `tls_ca_file` wants it.
+    pub(crate) fn ca_file(&self) -> &Path {
+        self.file.path()
+    }
+}
