@@ -54,7 +54,8 @@ pub enum StackError {
 /// The embedded stack: one SQLite file per service and one for the bus, in a directory of its own.
 pub struct Stack {
     data_dir: DataDir,
-    bus: EmbeddedBus,
+    log: EmbeddedBus,
+    bus: Arc<dyn Bus>,
     sources: Sources,
     databases: Mutex<Vec<Database>>,
 }
@@ -71,15 +72,23 @@ impl Stack {
     ) -> Result<Self, StackError> {
         let data_dir = DataDir::take(data_dir)?;
         let path = data_dir.database("bus");
-        let bus = EmbeddedBus::open(&path, sources.clock.clone(), messaging.retention)
+        let log = EmbeddedBus::open(&path, sources.clock.clone(), messaging.retention)
             .await
             .map_err(|source| StackError::Database { path, source })?;
         Ok(Self {
             data_dir,
-            bus,
+            bus: Arc::new(log.clone()),
+            log,
             sources,
             databases: Mutex::default(),
         })
+    }
+
+    /// Puts `wrap` around the bus, e.g. one that delivers as badly as a bus may. For services started after.
+    #[must_use]
+    pub fn with_bus(mut self, wrap: impl FnOnce(Arc<dyn Bus>) -> Arc<dyn Bus>) -> Self {
+        self.bus = wrap(self.bus);
+        self
     }
 
     /// Opens the database of `service`.
@@ -114,7 +123,7 @@ impl Stack {
     /// The bus.
     #[must_use]
     pub fn bus(&self) -> Arc<dyn Bus> {
-        Arc::new(self.bus.clone())
+        self.bus.clone()
     }
 
     /// Time, randomness and faults.
@@ -125,7 +134,7 @@ impl Stack {
 
     /// Closes every file. Services have to be stopped before.
     pub async fn close(self) {
-        self.bus.close().await;
+        self.log.close().await;
         let databases = self
             .databases
             .into_inner()

@@ -11,11 +11,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use couponmesh_runtime::{backoff::Backoff, database, id::EventId, running::Running, telemetry};
+use couponmesh_runtime::{backoff::Backoff, database, id::EventId, running::Running};
 use futures::FutureExt as _;
 use sea_orm::DbErr;
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument as _;
 
 use crate::{
     bus::{Bus, BusError, Delivery, Subscription},
@@ -34,12 +33,13 @@ pub trait Handler: Send + Sync + 'static {
     /// Full names of the messages that it handles.
     const TYPES: &'static [&'static str];
 
-    /// Handles one event inside the open transaction. Events come in any order, and the rows must end
-    /// the same whatever the order; repeats are kept away by the inbox, but a handler tolerates them too.
+    /// Handles events, each once and at least one, inside the open transaction. They come in any order,
+    /// and the rows must end the same whatever the order; repeats are kept away by the inbox, but a
+    /// handler tolerates them too.
     ///
     /// # Errors
     /// See [`HandlerError`]: it decides whether the event is tried again or parked.
-    async fn handle(&self, tx: &Transaction, event: &Event) -> Result<(), HandlerError>;
+    async fn handle(&self, tx: &Transaction, events: &[&Event]) -> Result<(), HandlerError>;
 }
 
 /// Why an event was not handled.
@@ -151,16 +151,17 @@ impl<H: Handler> Consumer<H> {
 
     /// Deals with every event: handled, known or parked.
     async fn process(&self, events: &[&Event], careful: &mut bool) -> Result<(), Stopped> {
-        let counted = if *careful {
-            self.count(events).await?
-        } else {
-            HashMap::new()
-        };
-        let suspicious = counted.values().any(|attempts| *attempts > 1);
-        if !suspicious && self.together(events, counted.is_empty()).await? {
+        let mut counted = Some(HashMap::new());
+        if *careful {
+            counted = self.count(events, true).await?;
+        }
+        if let Some(counted) = &counted
+            && self.together(events, counted.is_empty()).await?
+        {
             *careful &= counted.is_empty();
             return Ok(());
         }
+        let counted = counted.unwrap_or_default();
         for event in events {
             self.alone(event, counted.get(&event.id).copied()).await?;
         }
@@ -188,9 +189,9 @@ impl<H: Handler> Consumer<H> {
         loop {
             let attempts = match counted.take() {
                 Some(attempts) => attempts,
-                None => match self.count(&[event]).await?.get(&event.id) {
-                    Some(attempts) => *attempts,
-                    None => return Ok(()), // dealt with before
+                None => match self.count(&[event], false).await? {
+                    Some(counted) if !counted.is_empty() => counted[&event.id],
+                    _ => return Ok(()), // dealt with before
                 },
             };
             if attempts > MAX_ATTEMPTS {
@@ -209,7 +210,12 @@ impl<H: Handler> Consumer<H> {
                     Err(error) => error,
                 };
                 match error.verdict() {
-                    Verdict::Wait => self.wait(&error, &mut backoff).await?,
+                    Verdict::Wait => {
+                        if self.wait(&error, &mut backoff).await.is_err() {
+                            self.uncount(event).await;
+                            return Err(Stopped);
+                        }
+                    }
                     Verdict::Retry if attempts < MAX_ATTEMPTS => {
                         tracing::warn!(service = self.store.service(), event.id = %event.id, event.type = event.event_type, attempts, error = &error as &dyn std::error::Error, "event not handled; tried again");
                         self.pause(&mut backoff).await?;
@@ -236,40 +242,65 @@ impl<H: Handler> Consumer<H> {
             }
             fresh.into_iter().map(|fresh| fresh.event_id).collect()
         };
-        for event in events.iter().filter(|event| fresh.contains(&event.id)) {
-            let span = tracing::info_span!("consume", event.r#type = event.event_type, event.id = %event.id, member.id = %event.member_id, correlation_id = event.context.correlation_id.as_str());
-            if let Some(traceparent) = &event.context.traceparent {
-                telemetry::set_parent(&span, traceparent);
-            }
-            let handled = AssertUnwindSafe(self.handler.handle(&tx, event))
-                .catch_unwind()
-                .instrument(span);
+        let fresh: Vec<&Event> = events
+            .iter()
+            .copied()
+            .filter(|event| fresh.contains(&event.id))
+            .collect();
+        if !fresh.is_empty() {
+            let handled = AssertUnwindSafe(self.handler.handle(&tx, &fresh)).catch_unwind();
             handled.await.unwrap_or(Err(HandlerError::Panicked))?;
         }
         tx.commit().await?;
         Ok(true)
     }
 
-    /// Counts an attempt at each event that is not dealt with; returns their counts. Waits out outages:
-    /// without this nothing else can go on.
-    async fn count(&self, events: &[&Event]) -> Result<HashMap<EventId, i32>, Stopped> {
+    /// Counts an attempt at each event that is not dealt with; returns their counts. None, and nothing is
+    /// counted, when `first` and one of them was tried before: then each is counted right before its own
+    /// attempt, or all would bear the blame for the one that ends the process. Waits out outages: without
+    /// this nothing else can go on.
+    async fn count(
+        &self,
+        events: &[&Event],
+        first: bool,
+    ) -> Result<Option<HashMap<EventId, i32>>, Stopped> {
         let mut backoff = Backoff::new(self.store.random());
         loop {
-            match self.try_count(events).await {
+            match self.try_count(events, first).await {
                 Ok(counts) => return Ok(counts),
                 Err(error) => self.wait(&error.into(), &mut backoff).await?,
             }
         }
     }
 
-    async fn try_count(&self, events: &[&Event]) -> Result<HashMap<EventId, i32>, DbErr> {
+    async fn try_count(
+        &self,
+        events: &[&Event],
+        first: bool,
+    ) -> Result<Option<HashMap<EventId, i32>>, DbErr> {
         let tx = self.store.begin("consumer.count").await?;
         let fresh = inbox::count_attempt(&*tx, self.store.service(), events, tx.now()).await?;
+        if first && fresh.iter().any(|fresh| fresh.attempts > 1) {
+            return Ok(None);
+        }
         tx.commit().await?;
-        Ok(fresh
+        let counts = fresh
             .into_iter()
-            .map(|fresh| (fresh.event_id, fresh.attempts))
-            .collect())
+            .map(|fresh| (fresh.event_id, fresh.attempts));
+        Ok(Some(counts.collect()))
+    }
+
+    /// Takes back the count of an attempt that met an outage until the service was stopped: however often a
+    /// service is restarted meanwhile, an outage parks nothing. Not waited for.
+    async fn uncount(&self, event: &Event) {
+        let uncounted = async {
+            let tx = self.store.begin("consumer.count").await?;
+            inbox::uncount_attempt(&*tx, self.store.service(), event.id).await?;
+            tx.commit().await
+        };
+        if let Err(error) = uncounted.await {
+            tracing::debug!(event.id = %event.id, error = &error as &dyn std::error::Error, "an attempt stays counted");
+        }
     }
 
     /// Parks `event`. Waits out outages, as `count` does.

@@ -6,9 +6,9 @@ use couponmesh_runtime::{
 };
 use sea_orm::{
     ActiveValue::Set,
-    ConnectionTrait, DbErr, FromQueryResult, Insert, QueryTrait,
+    ConnectionTrait, DbErr, FromQueryResult,
     entity::prelude::*,
-    sea_query::{ExprTrait as _, OnConflict, Query},
+    sea_query::{ExprTrait as _, OnConflict},
 };
 
 use crate::{event::Event, rows};
@@ -112,6 +112,23 @@ pub(crate) async fn count_attempt(
     upsert(db, events.iter().map(row).collect(), on_conflict).await
 }
 
+/// Takes the count of an attempt back, unless the event is dealt with.
+pub(crate) async fn uncount_attempt(
+    db: &impl ConnectionTrait,
+    consumer: &'static str,
+    event_id: EventId,
+) -> Result<(), DbErr> {
+    let one_less = Expr::col(Column::Attempts).sub(1);
+    Entity::update_many()
+        .col_expr(Column::Attempts, one_less)
+        .filter(Column::Consumer.eq(consumer))
+        .filter(Column::EventId.eq(event_id))
+        .filter(Column::HandleTime.is_null())
+        .exec(db)
+        .await?;
+    Ok(())
+}
+
 const KEY: [Column; 2] = [Column::Consumer, Column::EventId];
 
 fn new_row(consumer: &'static str, event: &Event, now: Timestamp, attempts: i32) -> ActiveModel {
@@ -137,15 +154,6 @@ async fn upsert(
     mut on_conflict: OnConflict,
 ) -> Result<Vec<Fresh>, DbErr> {
     on_conflict.action_and_where(Expr::col((Entity, Column::HandleTime)).is_null());
-    let mut fresh = Vec::with_capacity(rows.len());
-    for run in rows::runs(rows) {
-        let mut insert = Insert::many(run)
-            .on_conflict(on_conflict.clone())
-            .into_query();
-        insert.returning(Query::returning().columns([Column::EventId, Column::Attempts]));
-        for row in db.query_all(&insert).await? {
-            fresh.push(Fresh::from_query_result(&row, "")?);
-        }
-    }
-    Ok(fresh)
+    let columns = [Column::EventId, Column::Attempts];
+    rows::insert_returning::<Entity, _, _, _>(db, rows, on_conflict, columns).await
 }

@@ -3,7 +3,10 @@
 //! A database connection keeps prepared statements by their text, and the text of a statement over
 //! many rows differs with their number. Cutting batches into powers of two keeps the texts few.
 
-use sea_orm::{ConnectionTrait, DbErr, EntityTrait, IntoActiveModel, sea_query::OnConflict};
+use sea_orm::{
+    ConnectionTrait, DbErr, EntityTrait, FromQueryResult, Insert, IntoActiveModel, QueryTrait as _,
+    sea_query::{OnConflict, Query},
+};
 
 /// Rows in one statement at the most.
 const MAX_ROWS: usize = 64;
@@ -48,6 +51,35 @@ where
         insert.exec_without_returning(db).await?;
     }
     Ok(())
+}
+
+/// Inserts `rows` as `on_conflict` says, and returns `columns` of those that were inserted or changed.
+///
+/// # Errors
+/// The database's.
+pub async fn insert_returning<E, A, C, T>(
+    db: &C,
+    rows: Vec<A>,
+    on_conflict: OnConflict,
+    columns: impl IntoIterator<Item = E::Column> + Clone,
+) -> Result<Vec<T>, DbErr>
+where
+    E: EntityTrait<ActiveModel = A>,
+    A: sea_orm::ActiveModelTrait<Entity = E> + Send,
+    C: ConnectionTrait,
+    T: FromQueryResult,
+{
+    let mut inserted = Vec::with_capacity(rows.len());
+    for run in runs(rows) {
+        let mut insert = Insert::many(run)
+            .on_conflict(on_conflict.clone())
+            .into_query();
+        insert.returning(Query::returning().columns(columns.clone()));
+        for row in db.query_all(&insert).await? {
+            inserted.push(T::from_query_result(&row, "")?);
+        }
+    }
+    Ok(inserted)
 }
 
 #[cfg(test)]

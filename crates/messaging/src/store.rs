@@ -188,7 +188,7 @@ impl Transaction {
             member_id,
             time: self.now,
             context: Context {
-                traceparent: telemetry::traceparent_of(context),
+                traceparent: telemetry::child_of(context, M::NAME),
                 ..context.clone()
             },
             payload: message.encode_to_vec(),

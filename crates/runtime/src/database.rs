@@ -6,7 +6,10 @@ use sea_orm::{
     ConnAcquireErr, ConnectOptions, ConnectionTrait, Database as SeaOrm, DatabaseConnection,
     DatabaseTransaction, DbErr, RuntimeErr, SqliteTransactionMode, SqlxError, Statement,
     TransactionOptions, TransactionTrait,
-    sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous},
+    sqlx::{
+        SqliteConnection, TransactionManager as _,
+        sqlite::{SqliteJournalMode, SqliteSynchronous, SqliteTransactionManager},
+    },
 };
 
 use tonic::Status;
@@ -14,7 +17,11 @@ use tonic::Status;
 use crate::status::{self, Reason};
 
 /// Connections that read a SQLite file beside its one writer.
-const SQLITE_READERS: u32 = 4;
+const SQLITE_READERS: u32 = 2;
+/// Page cache of the writer and of each reader, in KiB. The operating system caches the file too, so this
+/// need only hold what a transaction touches.
+const WRITER_CACHE: u32 = 4_096;
+const READER_CACHE: u32 = 1_024;
 /// How long a caller waits for a connection before the storage counts as unavailable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long SQLite waits for another process's lock, e.g. an operator's command.
@@ -97,7 +104,11 @@ fn sqlite_options(path: &Path, connections: u32, query_only: bool) -> ConnectOpt
         .sqlx_logging(false)
         // A local file's connection does not go stale: no ping at every use, no reopening.
         .test_before_acquire(false)
-        .map_sqlx_sqlite_pool_opts(|pool| pool.idle_timeout(None).max_lifetime(None))
+        .map_sqlx_sqlite_pool_opts(|pool| {
+            pool.idle_timeout(None)
+                .max_lifetime(None)
+                .before_acquire(|connection, _| Box::pin(async { Ok(is_at_rest(connection)) }))
+        })
         .map_sqlx_sqlite_opts(move |sqlite| {
             sqlite
                 // As a path, not a URL: a directory's name may hold any character.
@@ -111,9 +122,29 @@ fn sqlite_options(path: &Path, connections: u32, query_only: bool) -> ConnectOpt
                 .synchronous(SqliteSynchronous::Full)
                 // Temporary b-trees of sorts stay in memory, not in files elsewhere.
                 .pragma("temp_store", "MEMORY")
+                // Negative: in KiB, not pages.
+                .pragma(
+                    "cache_size",
+                    format!(
+                        "-{}",
+                        if query_only {
+                            READER_CACHE
+                        } else {
+                            WRITER_CACHE
+                        }
+                    ),
+                )
                 .pragma("query_only", if query_only { "ON" } else { "OFF" })
         });
     options
+}
+
+/// Whether a connection that comes back is outside any transaction; another takes its place when it is not.
+///
+/// When SQLite gives a transaction up by itself, as it does on a full disk, the rollback that follows fails,
+/// and sqlx takes the next transaction for one inside the last: its commit would commit nothing.
+fn is_at_rest(connection: &SqliteConnection) -> bool {
+    SqliteTransactionManager::get_transaction_depth(connection) == 0
 }
 
 /// Whether an error is the storage's and not the statement's: an outage, which passes, or a lost
@@ -210,6 +241,29 @@ mod tests {
                 held.push(connection);
             }
         }
+        database.close().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_commit_after_a_transaction_that_sqlite_gave_up_is_a_commit() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::open_sqlite(&dir.path().join("x.db")).await;
+        let database = database.unwrap();
+        let create = "CREATE TABLE t (n INTEGER)";
+        database.write().execute_unprepared(create).await.unwrap();
+        // As on a full disk: the transaction is over before it is left.
+        let given_up = database.begin().await.unwrap();
+        given_up.execute_unprepared("ROLLBACK").await.unwrap();
+        drop(given_up);
+        drop(database.begin().await.unwrap());
+        let tx = database.begin().await.unwrap();
+        let insert = "INSERT INTO t VALUES (1)";
+        tx.execute_unprepared(insert).await.unwrap();
+        tx.commit().await.unwrap();
+        let query =
+            Statement::from_string(database.read().get_database_backend(), "SELECT n FROM t");
+        let row = database.read().query_one_raw(query).await.unwrap();
+        assert!(row.is_some(), "committed, and not there");
         database.close().await.unwrap();
     }
 

@@ -22,7 +22,9 @@ use tracing_subscriber::{
     util::{SubscriberInitExt as _, TryInitError},
 };
 
-pub use self::traceparent::{TRACEPARENT_HEADER, is_traceparent, set_parent, traceparent_of};
+pub use self::traceparent::{
+    TRACEPARENT_HEADER, child_of, is_traceparent, set_parent, traceparent_of,
+};
 use crate::config::{Problems, Validate};
 
 /// How long the last spans may take to leave.

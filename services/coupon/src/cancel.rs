@@ -54,11 +54,12 @@ async fn cancel_before_issue(tx: &Transaction, cancelling: &Cancelling) -> Resul
         withdrawal_id: Some(cancelling.withdrawal_id),
         version: 1,
     };
+    let inserted = coupons::insert_new(tx, vec![coupon.clone()]).await?;
     // A record that came in between: the caller tries again and finds it.
-    if coupons::insert(tx, &coupon).await? {
-        Ok(coupon)
-    } else {
+    if inserted.is_empty() {
         Err(DbErr::RecordNotUpdated)
+    } else {
+        Ok(coupon)
     }
 }
 

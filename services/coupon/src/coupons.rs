@@ -1,6 +1,8 @@
 //! Coupons, one row per member, ever.
 
-use couponmesh_messaging::Transaction;
+use std::collections::HashSet;
+
+use couponmesh_messaging::{Transaction, rows};
 use couponmesh_proto::coupon::v1 as proto;
 use couponmesh_runtime::{
     Timestamp,
@@ -8,8 +10,8 @@ use couponmesh_runtime::{
     page::Page,
 };
 use sea_orm::{
-    ActiveValue::Set, ConnectionTrait, DbErr, IntoActiveModel as _, QueryOrder, QuerySelect,
-    entity::prelude::*, sea_query::OnConflict,
+    ActiveValue::Set, ConnectionTrait, DbErr, FromQueryResult, IntoActiveModel as _, QueryOrder,
+    QuerySelect, entity::prelude::*, sea_query::OnConflict,
 };
 
 /// A coupon.
@@ -116,15 +118,41 @@ pub(crate) async fn list(
     query.all(db).await
 }
 
-/// Inserts a coupon; false when the member has one already, or when its code is taken.
-pub(crate) async fn insert(tx: &Transaction, row: &Model) -> Result<bool, DbErr> {
-    let inserted = Entity::insert(row.clone().into_active_model().reset_all())
-        // Names no index on purpose: a conflict of member or of code must leave the transaction usable,
-        // which a unique violation on PostgreSQL does not. The caller finds out which it was.
-        .on_conflict(OnConflict::new().do_nothing().to_owned())
-        .exec_without_returning(&**tx)
-        .await?;
-    Ok(inserted > 0)
+/// Inserts coupons and returns the ids of those that were: the others' members have one already, or
+/// their codes are taken.
+pub(crate) async fn insert_new(tx: &Transaction, rows: Vec<Model>) -> Result<Vec<CouponId>, DbErr> {
+    // Names no index on purpose: a conflict of member or of code must leave the transaction usable, which
+    // a unique violation on PostgreSQL does not. The caller finds out which it was.
+    let neither = OnConflict::new().do_nothing().to_owned();
+    let rows = rows
+        .into_iter()
+        .map(|row| row.into_active_model().reset_all())
+        .collect();
+    let inserted: Vec<Inserted> =
+        rows::insert_returning::<Entity, _, _, _>(&**tx, rows, neither, [Column::CouponId]).await?;
+    Ok(inserted.into_iter().map(|row| row.coupon_id).collect())
+}
+
+#[derive(FromQueryResult)]
+struct Inserted {
+    coupon_id: CouponId,
+}
+
+/// Which of `members` have a coupon record.
+pub(crate) async fn members_with_coupon(
+    tx: &Transaction,
+    members: &HashSet<MemberId>,
+) -> Result<Vec<MemberId>, DbErr> {
+    if members.is_empty() {
+        return Ok(Vec::new());
+    }
+    Entity::find()
+        .select_only()
+        .column(Column::MemberId)
+        .filter(Column::MemberId.is_in(rows::pad(members.iter().copied().collect())))
+        .into_tuple()
+        .all(&**tx)
+        .await
 }
 
 /// Cancels an issued coupon and returns it as it then is.

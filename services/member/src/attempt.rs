@@ -43,7 +43,7 @@ impl Finisher {
 
     async fn succeed(&self, withdrawal: &Model, cancelled: &Cancelled) -> Result<(), DbErr> {
         let tx = self.store.begin("member.complete").await?;
-        complete(&tx, &withdrawal.context(), withdrawal, cancelled).await?;
+        complete(&tx, withdrawal, cancelled).await?;
         self.open_gate(&tx).await?;
         tx.commit().await
     }
@@ -97,40 +97,52 @@ impl Finisher {
             issue_time: None,
             cancel_time: tx.now(),
         };
-        complete(&tx, &withdrawal.context(), withdrawal, &made_up).await?;
+        complete(&tx, withdrawal, &made_up).await?;
         tx.commit().await
     }
 }
 
 /// Completes a withdrawal whose coupon is cancelled; nothing when it was completed before.
-pub(crate) async fn complete(
+async fn complete(
     tx: &Transaction,
-    context: &Context,
     withdrawal: &Model,
     cancelled: &Cancelled,
 ) -> Result<(), DbErr> {
     // The member first: every transaction that touches both takes its locks in this order.
-    let Some(member) = members::find_for_update(tx, withdrawal.member_id).await? else {
+    let Some(mut member) = members::find_for_update(tx, withdrawal.member_id).await? else {
         return Ok(());
     };
-    if !withdrawals::complete(tx, withdrawal.withdrawal_id).await? {
-        return Ok(());
-    }
-    let now = tx.now();
-    members::change(
+    let before = member.version;
+    apply_completion(
         tx,
-        context,
-        member,
-        Some(withdrawal.withdrawal_id),
-        |member| {
-            member.state = State::Withdrawn;
-            member.coupon_id = Some(cancelled.coupon_id);
-            member.coupon_issue_time = member.coupon_issue_time.or(cancelled.issue_time);
-            member.coupon_cancel_time = Some(cancelled.cancel_time);
-            member.withdraw_time = Some(now);
-        },
+        &withdrawal.context(),
+        &mut member,
+        withdrawal,
+        cancelled,
     )
     .await?;
+    members::save(tx, before, &member).await
+}
+
+/// Completes the withdrawal of `member`, which the caller saves; nothing when it was completed before.
+pub(crate) async fn apply_completion(
+    tx: &Transaction,
+    context: &Context,
+    member: &mut members::Model,
+    withdrawal: &Model,
+    cancelled: &Cancelled,
+) -> Result<(), DbErr> {
+    let id = withdrawal.withdrawal_id;
+    if !withdrawals::complete(tx, id).await? {
+        return Ok(());
+    }
+    members::apply(tx, context, member, Some(id), |member| {
+        member.state = State::Withdrawn;
+        member.coupon_id = Some(cancelled.coupon_id);
+        member.coupon_issue_time = member.coupon_issue_time.or(cancelled.issue_time);
+        member.coupon_cancel_time = Some(cancelled.cancel_time);
+        member.withdraw_time = Some(tx.now());
+    });
     Ok(())
 }
 
@@ -144,7 +156,7 @@ fn log(withdrawal: &Model, refusal: &Refusal) {
     match reason {
         // An operator has to look: it does not pass by itself.
         Reason::Rejected => {
-            tracing::error!(withdrawal.id = %id, ?code, message, "CancelCoupon was refused; the withdrawal waits and is tried again slowly")
+            tracing::error!(withdrawal.id = %id, ?code, message, "CancelCoupon was refused; the withdrawal is tried again slowly");
         }
         Reason::Overloaded | Reason::NoHealthyUpstream | Reason::Timeout | Reason::Unreachable => {
             tracing::info!(withdrawal.id = %id, ?reason, ?code, message, "withdrawal paused");

@@ -11,7 +11,10 @@ use couponmesh_proto::{
 };
 use couponmesh_runtime::id::CouponId;
 
-use crate::{coupon_client::Cancelled, note};
+use crate::{
+    coupon_client::Cancelled,
+    note::{self, News, Note},
+};
 
 /// Notes on members what other services did.
 #[derive(Debug)]
@@ -25,23 +28,35 @@ impl Handler for MemberHandler {
         "couponmesh.notification.v1.NotificationSent",
     ];
 
-    async fn handle(&self, tx: &Transaction, event: &Event) -> Result<(), HandlerError> {
-        let (context, member_id) = (event.causes(), event.member_id);
-        if let Some(issued) = event.decode::<CouponIssued>()? {
-            let coupon_id = id(CouponId::parse, "coupon_id", &issued.coupon_id)?;
-            let issue_time = time("issue_time", issued.issue_time)?;
-            note::coupon_issued(tx, &context, member_id, coupon_id, issue_time).await
-        } else if let Some(event) = event.decode::<CouponCancelled>()? {
-            let cancelled = Cancelled {
-                coupon_id: id(CouponId::parse, "coupon_id", &event.coupon_id)?,
-                issue_time: event.issue_time.map(Into::into),
-                cancel_time: time("cancel_time", event.cancel_time)?,
-            };
-            note::coupon_cancelled(tx, &context, member_id, cancelled).await
-        } else if let Some(sent) = event.decode::<NotificationSent>()? {
-            note::admin_notified(tx, &context, member_id, time("send_time", sent.send_time)?).await
-        } else {
-            Err(HandlerError::UnknownType(event.event_type.clone()))
-        }
+    async fn handle(&self, tx: &Transaction, events: &[&Event]) -> Result<(), HandlerError> {
+        let notes: Result<Vec<Note>, HandlerError> =
+            events.iter().map(|event| read(event)).collect();
+        note::note(tx, notes?).await
     }
+}
+
+fn read(event: &Event) -> Result<Note, HandlerError> {
+    let news = if let Some(issued) = event.decode::<CouponIssued>()? {
+        News::CouponIssued {
+            coupon_id: id(CouponId::parse, "coupon_id", &issued.coupon_id)?,
+            issue_time: time("issue_time", issued.issue_time)?,
+        }
+    } else if let Some(cancelled) = event.decode::<CouponCancelled>()? {
+        News::CouponCancelled(Cancelled {
+            coupon_id: id(CouponId::parse, "coupon_id", &cancelled.coupon_id)?,
+            issue_time: cancelled.issue_time.map(Into::into),
+            cancel_time: time("cancel_time", cancelled.cancel_time)?,
+        })
+    } else if let Some(sent) = event.decode::<NotificationSent>()? {
+        News::AdminNotified {
+            send_time: time("send_time", sent.send_time)?,
+        }
+    } else {
+        return Err(HandlerError::UnknownType(event.event_type.clone()));
+    };
+    Ok(Note {
+        member_id: event.member_id,
+        context: event.causes(),
+        news,
+    })
 }

@@ -7,7 +7,7 @@ use couponmesh_proto::coupon::v1::{
 };
 use couponmesh_runtime::{Timestamp, context::CORRELATION_HEADER, id::CouponId, status, telemetry};
 use tonic::{
-    Code, Request, Status,
+    Code, Request, Status, TimeoutExpired,
     metadata::MetadataMap,
     transport::{Channel, Endpoint, Error},
 };
@@ -102,7 +102,8 @@ fn add_context(metadata: &mut MetadataMap, withdrawal: &Model) {
     if let Ok(value) = context.correlation_id.as_str().parse() {
         metadata.insert(CORRELATION_HEADER, value);
     }
-    if let Some(Ok(value)) = telemetry::traceparent_of(&context).map(|text| text.parse()) {
+    if let Some(Ok(value)) = telemetry::child_of(&context, "CancelCoupon").map(|text| text.parse())
+    {
         metadata.insert("traceparent", value);
     }
 }
@@ -126,9 +127,14 @@ fn refusal(status: &Status) -> Refusal {
 
 /// The texts and the header are Envoy's.
 fn reason(status: &Status) -> Reason {
-    // Made on this side, by a connection that failed or broke: no answer was read.
-    if std::error::Error::source(status).is_some() {
-        return Reason::Unreachable;
+    // Made on this side, without an answer: by the timer, or by a connection that failed or broke.
+    if let Some(source) = std::error::Error::source(status) {
+        let mut causes = std::iter::successors(Some(source), |cause| cause.source());
+        return if causes.any(|cause| cause.is::<TimeoutExpired>()) {
+            Reason::Timeout
+        } else {
+            Reason::Unreachable
+        };
     }
     match status.code() {
         Code::DeadlineExceeded | Code::Cancelled => Reason::Timeout,
@@ -189,7 +195,14 @@ mod tests {
                 Reason::Timeout,
             ),
             (Status::deadline_exceeded(""), Reason::Timeout),
-            (Status::cancelled("Timeout expired"), Reason::Timeout),
+            (
+                Status::from_error(Box::new(TimeoutExpired(()))),
+                Reason::Timeout,
+            ),
+            (
+                Status::from_error(Box::new(std::io::Error::other("broken pipe"))),
+                Reason::Unreachable,
+            ),
             (
                 Status::unavailable("connection refused"),
                 Reason::Unreachable,

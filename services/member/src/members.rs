@@ -1,6 +1,8 @@
 //! Members, one row each.
 
-use couponmesh_messaging::Transaction;
+use std::collections::HashMap;
+
+use couponmesh_messaging::{Transaction, rows};
 use couponmesh_proto::member::v1 as proto;
 use couponmesh_runtime::{
     Context, Timestamp,
@@ -8,8 +10,7 @@ use couponmesh_runtime::{
     page::Page,
 };
 use sea_orm::{
-    ActiveValue::Set, ConnectionTrait, DbErr, IntoActiveModel, QueryOrder, QuerySelect,
-    entity::prelude::*,
+    ActiveValue::Set, ConnectionTrait, DbErr, QueryOrder, QuerySelect, entity::prelude::*,
 };
 
 use crate::profile::Email;
@@ -184,66 +185,94 @@ pub(crate) async fn list(
     query.all(db).await
 }
 
-/// Changes a member by `change`: one version, one event, or nothing when `change` changes nothing.
+/// Members by id, whose rows no other transaction changes until this one ends.
+pub(crate) async fn find_all_for_update(
+    tx: &Transaction,
+    ids: Vec<MemberId>,
+) -> Result<HashMap<MemberId, Model>, DbErr> {
+    let members = Entity::find()
+        .filter(Column::MemberId.is_in(rows::pad(ids)))
+        // Locked in the order of their keys, so that two replicas do not deadlock.
+        .order_by_asc(Column::MemberId)
+        .lock_exclusive()
+        .all(&**tx)
+        .await?;
+    Ok(members
+        .into_iter()
+        .map(|member| (member.member_id, member))
+        .collect())
+}
+
+/// Applies `change` to a member, which [`save`] then stores: one version and one event, or nothing when
+/// it changes nothing.
 ///
 /// Leaving erases the personal data and publishes `MemberWithdrawn` for `withdrawal`; any other change
 /// publishes `MemberChanged`.
+pub(crate) fn apply(
+    tx: &Transaction,
+    context: &Context,
+    member: &mut Model,
+    withdrawal: Option<WithdrawalId>,
+    change: impl FnOnce(&mut Model),
+) {
+    let before = member.clone();
+    change(member);
+    if *member == before {
+        return;
+    }
+    member.version += 1;
+    if member.state == State::Withdrawn {
+        member.email = None;
+        member.display_name = String::new();
+    }
+    let snapshot = Some(proto::MemberSnapshot::from(&*member));
+    match withdrawal {
+        Some(withdrawal) => {
+            let withdrawn = proto::MemberWithdrawn {
+                member: snapshot,
+                withdrawal_id: withdrawal.to_string(),
+            };
+            tx.append(context, member.member_id, &withdrawn);
+        }
+        None => {
+            let changed = proto::MemberChanged { member: snapshot };
+            tx.append(context, member.member_id, &changed);
+        }
+    }
+}
+
+/// Stores a member that had version `before`; nothing when it still has.
 ///
 /// # Errors
 /// The database's; a transaction that lost a race gets `RecordNotUpdated`, which is worth another try.
-pub(crate) async fn change(
-    tx: &Transaction,
-    context: &Context,
-    before: Model,
-    withdrawal: Option<WithdrawalId>,
-    change: impl FnOnce(&mut Model),
-) -> Result<Model, DbErr> {
-    let mut after = before.clone();
-    change(&mut after);
-    if after == before {
-        return Ok(before);
+pub(crate) async fn save(tx: &Transaction, before: i64, member: &Model) -> Result<(), DbErr> {
+    if member.version == before {
+        return Ok(());
     }
-    after.version = before.version + 1;
-    if after.state == State::Withdrawn {
-        after.email = None;
-        after.display_name = String::new();
-    }
-    // Only what the changes here touch: an unchanged indexed column costs an index write.
-    let mut row = after.clone().into_active_model();
-    row.state = Set(after.state);
-    row.coupon_id = Set(after.coupon_id);
-    row.coupon_issue_time = Set(after.coupon_issue_time);
-    row.admin_notify_time = Set(after.admin_notify_time);
-    row.coupon_cancel_time = Set(after.coupon_cancel_time);
-    row.version = Set(after.version);
-    if after.state == State::Withdrawn {
+    let mut row = ActiveModel {
+        state: Set(member.state),
+        coupon_id: Set(member.coupon_id),
+        coupon_issue_time: Set(member.coupon_issue_time),
+        admin_notify_time: Set(member.admin_notify_time),
+        coupon_cancel_time: Set(member.coupon_cancel_time),
+        version: Set(member.version),
+        ..Default::default()
+    };
+    // Written only when they change: the address is in an index.
+    if member.state == State::Withdrawn {
         row.email = Set(None);
         row.display_name = Set(String::new());
-        row.withdraw_time = Set(after.withdraw_time);
+        row.withdraw_time = Set(member.withdraw_time);
     }
     let updated = Entity::update_many()
         .set(row)
-        .filter(Column::MemberId.eq(before.member_id))
-        .filter(Column::Version.eq(before.version))
+        .filter(Column::MemberId.eq(member.member_id))
+        .filter(Column::Version.eq(before))
         .exec(&**tx)
         .await?;
     if updated.rows_affected == 0 {
-        return Err(DbErr::RecordNotUpdated);
+        Err(DbErr::RecordNotUpdated)
+    } else {
+        Ok(())
     }
-    let member = Some(proto::MemberSnapshot::from(&after));
-    match withdrawal {
-        Some(withdrawal) => {
-            let withdrawal_id = withdrawal.to_string();
-            tx.append(
-                context,
-                after.member_id,
-                &proto::MemberWithdrawn {
-                    member,
-                    withdrawal_id,
-                },
-            );
-        }
-        None => tx.append(context, after.member_id, &proto::MemberChanged { member }),
-    }
-    Ok(after)
 }

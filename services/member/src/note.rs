@@ -1,4 +1,4 @@
-//! Noting what became of a member's coupon and of the administrator's notification.
+//! Noting what became of members' coupons and of the administrator's notifications.
 //!
 //! Events come in any order, also after the member left: they fill in what they tell and never move
 //! the state back.
@@ -8,6 +8,7 @@ use couponmesh_runtime::{
     Context, Timestamp,
     id::{CouponId, MemberId},
 };
+use sea_orm::DbErr;
 
 use crate::{
     attempt,
@@ -16,68 +17,86 @@ use crate::{
     withdrawals,
 };
 
-/// The welcome coupon was issued: the member becomes ACTIVE.
-pub(crate) async fn coupon_issued(
-    tx: &Transaction,
-    context: &Context,
-    member_id: MemberId,
-    coupon_id: CouponId,
-    issue_time: Timestamp,
-) -> Result<(), HandlerError> {
-    let member = find(tx, member_id).await?;
-    members::change(tx, context, member, None, |member| {
-        member.coupon_id = Some(coupon_id);
-        member.coupon_issue_time = Some(issue_time);
-        if member.state == State::Registered {
-            member.state = State::Active;
+/// News for a member.
+#[derive(Debug)]
+pub(crate) struct Note {
+    pub(crate) member_id: MemberId,
+    pub(crate) context: Context,
+    pub(crate) news: News,
+}
+
+/// What another service did.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// The welcome coupon was issued: a REGISTERED member becomes ACTIVE.
+    CouponIssued {
+        coupon_id: CouponId,
+        issue_time: Timestamp,
+    },
+    /// The coupon was cancelled. At a WITHDRAWING member this completes the withdrawal, which heals a lost
+    /// answer of CancelCoupon; otherwise it only sets the flag.
+    CouponCancelled(Cancelled),
+    /// The administrator was notified.
+    AdminNotified { send_time: Timestamp },
+}
+
+/// Takes note of everything in `notes`.
+pub(crate) async fn note(tx: &Transaction, notes: Vec<Note>) -> Result<(), HandlerError> {
+    let ids = notes.iter().map(|note| note.member_id).collect();
+    let known = members::find_all_for_update(tx, ids).await?;
+    let mut changed = known.clone();
+    for note in notes {
+        let Some(member) = changed.get_mut(&note.member_id) else {
+            // Coupons and notifications are caused by committed registrations: not a matter of order.
+            let text = format!("there is no member {}", note.member_id);
+            return Err(HandlerError::Undecodable(text));
+        };
+        if let News::CouponCancelled(cancelled) = &note.news
+            && let Some(withdrawal) = pending_withdrawal(tx, member).await?
+        {
+            attempt::apply_completion(tx, &note.context, member, &withdrawal, cancelled).await?;
+        } else {
+            let fill_in = |member: &mut Model| fill_in(member, &note.news);
+            members::apply(tx, &note.context, member, None, fill_in);
         }
-    })
-    .await?;
-    Ok(())
-}
-
-/// The coupon was cancelled. At a WITHDRAWING member this completes the withdrawal, which heals a lost
-/// answer of CancelCoupon; otherwise it only sets the flag.
-pub(crate) async fn coupon_cancelled(
-    tx: &Transaction,
-    context: &Context,
-    member_id: MemberId,
-    cancelled: Cancelled,
-) -> Result<(), HandlerError> {
-    let member = find(tx, member_id).await?;
-    if member.state == State::Withdrawing
-        && let Some(withdrawal) = withdrawals::find_by_member(&**tx, member_id).await?
-    {
-        attempt::complete(tx, context, &withdrawal, &cancelled).await?;
-        return Ok(());
     }
-    members::change(tx, context, member, None, |member| {
-        member.coupon_id = Some(cancelled.coupon_id);
-        member.coupon_issue_time = member.coupon_issue_time.or(cancelled.issue_time);
-        member.coupon_cancel_time = member.coupon_cancel_time.or(Some(cancelled.cancel_time));
-    })
-    .await?;
+    for (id, before) in known {
+        if let Some(member) = changed.get(&id) {
+            members::save(tx, before.version, member).await?;
+        }
+    }
     Ok(())
 }
 
-/// The administrator was notified.
-pub(crate) async fn admin_notified(
+async fn pending_withdrawal(
     tx: &Transaction,
-    context: &Context,
-    member_id: MemberId,
-    send_time: Timestamp,
-) -> Result<(), HandlerError> {
-    let member = find(tx, member_id).await?;
-    members::change(tx, context, member, None, |member| {
-        member.admin_notify_time = member.admin_notify_time.or(Some(send_time));
-    })
-    .await?;
-    Ok(())
+    member: &Model,
+) -> Result<Option<withdrawals::Model>, DbErr> {
+    match member.state {
+        State::Withdrawing => withdrawals::find_by_member(&**tx, member.member_id).await,
+        State::Registered | State::Active | State::Withdrawn => Ok(None),
+    }
 }
 
-async fn find(tx: &Transaction, member_id: MemberId) -> Result<Model, HandlerError> {
-    members::find_for_update(tx, member_id)
-        .await?
-        // A coupon or notification is caused by a committed registration, so this is no matter of order.
-        .ok_or_else(|| HandlerError::Undecodable(format!("there is no member {member_id}")))
+fn fill_in(member: &mut Model, news: &News) {
+    match news {
+        News::CouponIssued {
+            coupon_id,
+            issue_time,
+        } => {
+            member.coupon_id = Some(*coupon_id);
+            member.coupon_issue_time = Some(*issue_time);
+            if member.state == State::Registered {
+                member.state = State::Active;
+            }
+        }
+        News::CouponCancelled(cancelled) => {
+            member.coupon_id = Some(cancelled.coupon_id);
+            member.coupon_issue_time = member.coupon_issue_time.or(cancelled.issue_time);
+            member.coupon_cancel_time = member.coupon_cancel_time.or(Some(cancelled.cancel_time));
+        }
+        News::AdminNotified { send_time } => {
+            member.admin_notify_time = member.admin_notify_time.or(Some(*send_time));
+        }
+    }
 }

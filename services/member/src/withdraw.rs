@@ -4,7 +4,6 @@ use couponmesh_messaging::{Store, Transaction};
 use couponmesh_runtime::{
     Context,
     id::{MemberId, RequestId, WithdrawalId},
-    telemetry,
 };
 use tokio::sync::oneshot;
 
@@ -64,7 +63,7 @@ async fn store(finisher: &Finisher, leaving: &Leaving, room: bool) -> Result<Sto
         return Ok(Stored::AsItIs(before));
     }
     // Locked: two calls for one member take turns here.
-    let member = members::find_for_update(&tx, leaving.member_id)
+    let mut member = members::find_for_update(&tx, leaving.member_id)
         .await?
         .ok_or(Error::MemberNotFound)?;
     if let Some(before) = withdrawals::find_by_member(&*tx, leaving.member_id).await? {
@@ -86,14 +85,15 @@ async fn store(finisher: &Finisher, leaving: &Leaving, room: bool) -> Result<Sto
         request_time: tx.now(),
         complete_time: None,
         correlation_id: leaving.context.correlation_id.as_str().to_owned(),
-        traceparent: telemetry::traceparent_of(&leaving.context),
+        traceparent: leaving.context.traceparent.clone(),
     };
     let withdrawal = withdrawals::insert(&tx, withdrawal).await?;
     remember(&tx, leaving, withdrawal.withdrawal_id).await?;
-    members::change(&tx, &leaving.context, member, None, |member| {
+    let before = member.version;
+    members::apply(&tx, &leaving.context, &mut member, None, |member| {
         member.state = State::Withdrawing;
-    })
-    .await?;
+    });
+    members::save(&tx, before, &member).await?;
     if !room {
         let pending = finisher.pending.clone();
         tx.after_commit(move || pending.wake());

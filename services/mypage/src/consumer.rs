@@ -7,7 +7,9 @@ use couponmesh_proto::{
     member::v1::{MemberChanged, MemberRegistered, MemberWithdrawn},
 };
 
-use crate::{show, watchers::Watchers};
+use couponmesh_runtime::id::MemberId;
+
+use crate::{show::News, watchers::Watchers};
 
 /// Shows on the pages what other services did.
 #[derive(Debug)]
@@ -31,25 +33,32 @@ impl Handler for MyPageHandler {
         "couponmesh.coupon.v1.CouponCancelled",
     ];
 
-    async fn handle(&self, tx: &Transaction, event: &Event) -> Result<(), HandlerError> {
-        let member_id = event.member_id;
-        let changed = if let Some(event) = event.decode::<MemberRegistered>()? {
-            show::member(tx, member_id, event.member).await?
-        } else if let Some(event) = event.decode::<MemberChanged>()? {
-            show::member(tx, member_id, event.member).await?
-        } else if let Some(event) = event.decode::<MemberWithdrawn>()? {
-            show::member(tx, member_id, event.member).await?
-        } else if let Some(event) = event.decode::<CouponIssued>()? {
-            show::coupon_issued(tx, member_id, event).await?
-        } else if let Some(event) = event.decode::<CouponCancelled>()? {
-            show::coupon_cancelled(tx, member_id, event).await?
-        } else {
-            return Err(HandlerError::UnknownType(event.event_type.clone()));
-        };
-        if changed {
-            let watchers = self.watchers.clone();
-            tx.after_commit(move || watchers.changed(member_id));
+    async fn handle(&self, tx: &Transaction, events: &[&Event]) -> Result<(), HandlerError> {
+        let mut news = News::default();
+        for event in events {
+            let member_id = event.member_id;
+            if let Some(event) = event.decode::<MemberRegistered>()? {
+                news.member(tx, member_id, event.member)?;
+            } else if let Some(event) = event.decode::<MemberChanged>()? {
+                news.member(tx, member_id, event.member)?;
+            } else if let Some(event) = event.decode::<MemberWithdrawn>()? {
+                news.member(tx, member_id, event.member)?;
+            } else if let Some(event) = event.decode::<CouponIssued>()? {
+                news.coupon_issued(tx, member_id, event)?;
+            } else if let Some(event) = event.decode::<CouponCancelled>()? {
+                news.coupon_cancelled(tx, member_id, event)?;
+            } else {
+                return Err(HandlerError::UnknownType(event.event_type.clone()));
+            }
         }
+        news.show(tx).await?;
+        let watchers = self.watchers.clone();
+        let members: Vec<MemberId> = events.iter().map(|event| event.member_id).collect();
+        tx.after_commit(move || {
+            for member_id in members {
+                watchers.changed(member_id);
+            }
+        });
         Ok(())
     }
 }

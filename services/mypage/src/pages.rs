@@ -1,6 +1,6 @@
 //! Pages, one row per member.
 
-use couponmesh_messaging::Transaction;
+use couponmesh_messaging::{Transaction, rows};
 use couponmesh_proto::{coupon::v1::CouponState, member::v1::MemberState, mypage::v1 as proto};
 use couponmesh_runtime::{
     Timestamp,
@@ -128,8 +128,8 @@ const SHARED: [Column; 3] = [
     Column::CouponCancelTime,
 ];
 
-/// Shows `row`'s member half, unless the page shows the same or newer news of the member.
-pub(crate) async fn show_member(tx: &Transaction, row: ActiveModel) -> Result<bool, DbErr> {
+/// Shows the member half of `rows`, one a member, unless a page shows the same or newer news of it.
+pub(crate) async fn show_members(tx: &Transaction, rows: Vec<ActiveModel>) -> Result<(), DbErr> {
     let half = [
         Column::DisplayName,
         Column::MemberState,
@@ -139,25 +139,25 @@ pub(crate) async fn show_member(tx: &Transaction, row: ActiveModel) -> Result<bo
         Column::WithdrawTime,
         Column::MemberVersion,
     ];
-    show(tx, row, &half, Column::MemberVersion).await
+    show(tx, rows, &half, Column::MemberVersion).await
 }
 
-/// Shows `row`'s coupon half, unless the page shows the same or newer news of the coupon.
-pub(crate) async fn show_coupon(tx: &Transaction, row: ActiveModel) -> Result<bool, DbErr> {
+/// Shows the coupon half of `rows`, one a member, unless a page shows the same or newer news of it.
+pub(crate) async fn show_coupons(tx: &Transaction, rows: Vec<ActiveModel>) -> Result<(), DbErr> {
     let half = [
         Column::CouponCode,
         Column::CouponState,
         Column::CouponVersion,
     ];
-    show(tx, row, &half, Column::CouponVersion).await
+    show(tx, rows, &half, Column::CouponVersion).await
 }
 
 async fn show(
     tx: &Transaction,
-    row: ActiveModel,
+    rows: Vec<ActiveModel>,
     half: &[Column],
     version: Column,
-) -> Result<bool, DbErr> {
+) -> Result<(), DbErr> {
     let news = |column: Column| SimpleExpr::from(Expr::col(("excluded", column)));
     let shown = |column: Column| SimpleExpr::from(Expr::col((Entity, column)));
     let mut on_conflict = OnConflict::column(Column::MemberId);
@@ -168,9 +168,5 @@ async fn show(
     for column in SHARED {
         on_conflict.value(column, Func::coalesce([news(column), shown(column)]));
     }
-    let changed = Entity::insert(row)
-        .on_conflict(on_conflict)
-        .exec_without_returning(&**tx)
-        .await?;
-    Ok(changed > 0)
+    rows::insert::<Entity, _, _>(&**tx, rows, Some(on_conflict)).await
 }

@@ -26,14 +26,17 @@ impl NotificationHandler {
 impl Handler for NotificationHandler {
     const TYPES: &'static [&'static str] = &["couponmesh.member.v1.MemberRegistered"];
 
-    async fn handle(&self, tx: &Transaction, event: &Event) -> Result<(), HandlerError> {
-        if event.decode::<MemberRegistered>()?.is_none() {
-            return Err(HandlerError::UnknownType(event.event_type.clone()));
+    async fn handle(&self, tx: &Transaction, events: &[&Event]) -> Result<(), HandlerError> {
+        let mut registered = Vec::with_capacity(events.len());
+        for event in events {
+            if event.decode::<MemberRegistered>()?.is_none() {
+                return Err(HandlerError::UnknownType(event.event_type.clone()));
+            }
+            registered.push((event.member_id, event.causes()));
         }
-        if notify::notify(tx, &event.causes(), &self.channel, event.member_id).await? {
-            let pending = self.pending.clone();
-            tx.after_commit(move || pending.wake());
-        }
+        notify::notify(tx, &self.channel, registered).await?;
+        let pending = self.pending.clone();
+        tx.after_commit(move || pending.wake());
         Ok(())
     }
 }

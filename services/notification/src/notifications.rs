@@ -144,13 +144,14 @@ pub(crate) async fn list(
     query.all(db).await
 }
 
-/// Inserts a notification; false when the member has one already.
-pub(crate) async fn insert(tx: &Transaction, row: Model) -> Result<bool, DbErr> {
-    let inserted = Entity::insert(row.into_active_model().reset_all())
-        .on_conflict(OnConflict::column(Column::MemberId).do_nothing().to_owned())
-        .exec_without_returning(&**tx)
-        .await?;
-    Ok(inserted > 0)
+/// Inserts notifications, but none for a member that has one already.
+pub(crate) async fn insert_new(tx: &Transaction, rows: Vec<Model>) -> Result<(), DbErr> {
+    let one_each = OnConflict::column(Column::MemberId).do_nothing().to_owned();
+    let rows = rows
+        .into_iter()
+        .map(|row| row.into_active_model().reset_all())
+        .collect();
+    rows::insert::<Entity, _, _>(&**tx, rows, Some(one_each)).await
 }
 
 /// Claims up to `limit` notifications that are due, oldest first, and counts an attempt at each. Until

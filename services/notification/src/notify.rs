@@ -1,4 +1,4 @@
-//! Storing the administrator's notification of a registration.
+//! Storing the administrator's notifications of registrations.
 
 use couponmesh_messaging::Transaction;
 use couponmesh_runtime::{
@@ -12,14 +12,26 @@ use crate::{
     notifications::{self, Model, State},
 };
 
-/// Stores the notification, due at once; false when the member has one already.
+/// Stores a notification of every registration, due at once, unless the member has one already.
 pub(crate) async fn notify(
     tx: &Transaction,
-    context: &Context,
+    channel: &Channel,
+    registered: Vec<(MemberId, Context)>,
+) -> Result<(), DbErr> {
+    let notifications = registered
+        .into_iter()
+        .map(|(member_id, context)| new_notification(tx, channel, member_id, context))
+        .collect();
+    notifications::insert_new(tx, notifications).await
+}
+
+fn new_notification(
+    tx: &Transaction,
     channel: &Channel,
     member_id: MemberId,
-) -> Result<bool, DbErr> {
-    let notification = Model {
+    context: Context,
+) -> Model {
+    Model {
         notification_id: NotificationId(tx.new_id()),
         member_id,
         recipient: channel.recipient().to_owned(),
@@ -35,7 +47,6 @@ pub(crate) async fn notify(
         last_error: String::new(),
         correlation_id: context.correlation_id.as_str().to_owned(),
         causation_id: context.causation_id,
-        traceparent: context.traceparent.clone(),
-    };
-    notifications::insert(tx, notification).await
+        traceparent: context.traceparent,
+    }
 }

@@ -14,14 +14,19 @@ use crate::{
     telemetry::{self, TRACEPARENT_HEADER},
 };
 
-/// The context of a request that came through a [`GrpcServer`](super::GrpcServer).
+/// The context of a request that came through a [`GrpcServer`](super::GrpcServer). What it causes is a
+/// child of the request's own span when spans are exported.
 ///
 /// # Errors
 ///
 /// INTERNAL when the request came another way: a bug.
 pub fn context_of<T>(request: &Request<T>) -> Result<Context, Status> {
-    let cx = request.extensions().get().cloned();
-    cx.ok_or_else(|| status::status(Reason::Internal, "request has no context"))
+    let no_context = || status::status(Reason::Internal, "request has no context");
+    let mut cx: Context = request.extensions().get().cloned().ok_or_else(no_context)?;
+    if telemetry::exporting() {
+        cx.traceparent = telemetry::traceparent_of(&cx);
+    }
+    Ok(cx)
 }
 
 /// Mints correlation ids for requests without one.

@@ -1,7 +1,7 @@
 //! The gRPC server that every process puts its services into.
 //!
 //! [`GrpcServer`] takes the services and adds health and reflection; [`Bound`] serves them until
-//! told to stop. Around every request stands one [`layer`], whose steps are a file each:
+//! told to stop. Around every request stands one layer (`layer`), whose steps are a file each:
 //!
 //! - `correlation`: the correlation id, the trace context and the span
 //! - `methods`: the bound on requests in flight, per RPC
@@ -10,6 +10,7 @@
 //!
 //! `listener` and `connection` bound the connections themselves.
 
+mod bound;
 mod config;
 mod connection;
 mod correlation;
@@ -21,8 +22,9 @@ mod server;
 mod streaming;
 
 pub use self::{
+    bound::Bound,
     config::GrpcConfig,
     correlation::context_of,
     deadline::{Deadline, deadline_of},
-    server::{Bound, GrpcServer},
+    server::GrpcServer,
 };

@@ -1,30 +1,15 @@
-//! The server: services in, health and reflection beside them, and a graceful end.
+//! The server as it is put together: services in, health and reflection beside them.
 
-use std::{convert::Infallible, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, fmt, io, net::SocketAddr};
 
 use http::{Request, Response};
-use tokio::{
-    net::TcpListener,
-    pin,
-    time::{sleep, timeout},
-};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    body::Body,
-    server::NamedService,
-    service::{Routes, RoutesBuilder},
-    transport::Server,
-};
-use tonic_health::{ServingStatus, server::HealthReporter};
+use tonic::{body::Body, server::NamedService, service::RoutesBuilder};
+use tonic_health::ServingStatus;
 use tower_service::Service;
 
-use super::{
-    GrpcConfig,
-    correlation::Mint,
-    layer::{DoorLayer, Rules},
-    listener,
-    methods::Methods,
-};
+use super::{GrpcConfig, bound::Bound, correlation::Mint, layer::Rules, methods::Methods};
 use crate::{clock::Clock, random::Random};
 
 const HEALTH: &str = "grpc.health.v1.Health";
@@ -32,9 +17,6 @@ const REFLECTION: [&str; 2] = [
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
 ];
-
-/// How long killed connections may take to notice.
-const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A server that is being put together.
 pub struct GrpcServer {
@@ -155,81 +137,11 @@ impl GrpcServer {
     }
 }
 
-/// A server that listens.
-pub struct Bound {
-    local_addr: SocketAddr,
-    listener: TcpListener,
-    config: GrpcConfig,
-    rules: Rules,
-    health: HealthReporter,
-    services: Vec<&'static str>,
-    routes: Routes,
-}
-
-impl Bound {
-    /// Where it listens; the real port when 0 was asked for.
-    #[must_use]
-    pub fn local_addr(&self) -> SocketAddr {
-        self.local_addr
-    }
-
-    /// Serves until `stop` is cancelled, and then until the calls that are running have ended, or
-    /// `drain_timeout` is over and the rest is cut off. Dropping it cuts off everything at once.
-    ///
-    /// # Errors
-    ///
-    /// When tonic cannot serve at all.
-    pub async fn serve(self, stop: CancellationToken) -> Result<(), tonic::transport::Error> {
-        let kill = CancellationToken::new();
-        let _cut_off = kill.clone().drop_guard();
-        let draining = self.rules.draining.clone();
-        let drain = async {
-            stop.cancelled().await;
-            for name in self.services.into_iter().chain([""]) {
-                let not_serving = ServingStatus::NotServing;
-                self.health.set_service_status(name, not_serving).await;
-            }
-            // After the health, so that its watchers hear of it before their streams end.
-            draining.cancel();
-        };
-        let serving = Server::builder()
-            .max_concurrent_streams(self.config.max_streams_per_connection)
-            .http2_keepalive_interval(Some(self.config.keepalive_interval))
-            .http2_keepalive_timeout(Some(self.config.keepalive_timeout))
-            .layer(DoorLayer(Arc::new(self.rules)))
-            .serve_with_incoming_shutdown(
-                self.routes,
-                listener::connections(self.listener, &self.config, kill.clone()),
-                drain,
-            );
-        pin!(serving);
-        let too_long = async {
-            stop.cancelled().await;
-            sleep(self.config.drain_timeout).await;
-        };
-        tokio::select! {
-            served = &mut serving => return served,
-            () = too_long => {}
-        }
-        tracing::warn!("calls were still running at the drain timeout and were cut off");
-        kill.cancel();
-        timeout(KILL_TIMEOUT, serving).await.unwrap_or(Ok(()))
-    }
-}
-
 impl fmt::Debug for GrpcServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GrpcServer")
             .field("present", &self.present)
             .field("absent", &self.absent)
-            .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Bound {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Bound")
-            .field("local_addr", &self.local_addr)
             .finish_non_exhaustive()
     }
 }

@@ -25,6 +25,22 @@ pub fn traceparent_of(cx: &Context) -> Option<String> {
     headers.remove(TRACEPARENT_HEADER)
 }
 
+/// The trace context of a new span `name`, a child of what caused `cx`: for an event or a call that
+/// leaves on its behalf, also from a task that works for many. The one that came in, unchanged, when
+/// spans are not exported.
+#[must_use]
+pub fn child_of(cx: &Context, name: &str) -> Option<String> {
+    if !super::exporting() {
+        return cx.traceparent.clone();
+    }
+    let correlation_id = cx.correlation_id.as_str();
+    let span = tracing::error_span!("leave", otel.name = name, correlation_id);
+    if let Some(traceparent) = &cx.traceparent {
+        set_parent(&span, traceparent);
+    }
+    span.in_scope(|| traceparent_of(cx))
+}
+
 /// Makes `span` a child of the span that `traceparent` names. Call it before the span is entered.
 /// Nothing happens when spans are not exported.
 pub fn set_parent(span: &Span, traceparent: &str) {

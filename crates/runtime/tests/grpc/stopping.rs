@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use couponmesh_runtime::grpc::GrpcConfig;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::net::TcpStream;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use crate::support::{PATIENCE, at_least, get, start};
+use crate::support::{at_least, get, soon, start};
 
 #[tokio::test]
 async fn a_running_call_finishes_and_new_connections_are_refused() {
@@ -16,7 +16,7 @@ async fn a_running_call_finishes_and_new_connections_are_refused() {
     let hanging = server.hanging().await;
     server.stop.cancel();
     let refused = async { while TcpStream::connect(server.addr).await.is_ok() {} };
-    timeout(PATIENCE, refused).await.unwrap();
+    soon(refused).await;
     server.release();
     hanging.await.unwrap().unwrap();
     server.ended().await;
@@ -74,15 +74,15 @@ async fn health_watchers_hear_of_the_end_and_do_not_delay_it() {
         let service = service.to_owned();
         let watcher = health.watch(HealthCheckRequest { service }).await.unwrap();
         let mut watcher = watcher.into_inner();
-        let status = watcher.message().await.unwrap().unwrap().status();
+        let status = soon(watcher.message()).await.unwrap().unwrap().status();
         assert_eq!(status, ServingStatus::Serving);
         watchers.push(watcher);
     }
     server.stop.cancel();
     for mut watcher in watchers {
-        let status = watcher.message().await.unwrap().unwrap().status();
+        let status = soon(watcher.message()).await.unwrap().unwrap().status();
         assert_eq!(status, ServingStatus::NotServing);
-        let end = watcher.message().await.unwrap_err();
+        let end = soon(watcher.message()).await.unwrap_err();
         assert_eq!(end.code(), tonic::Code::Unavailable);
     }
     server.ended().await;

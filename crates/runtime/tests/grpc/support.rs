@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, transport::Channel};
 
 /// Longer than anything here takes, shorter than anybody waits.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What the handlers and the tests tell each other.
 #[derive(Clone, Debug)]
@@ -60,13 +60,15 @@ impl Script {
     }
 }
 
+/// What comes of `future`, which must not hang.
+pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
+    timeout(PATIENCE, future).await.unwrap()
+}
+
 /// Waits until `counter` is at least `n`.
 pub(crate) async fn at_least(counter: &watch::Sender<usize>, n: usize) {
     let mut counter = counter.subscribe();
-    timeout(PATIENCE, counter.wait_for(|c| *c >= n))
-        .await
-        .unwrap()
-        .unwrap();
+    soon(counter.wait_for(|c| *c >= n)).await.unwrap();
 }
 
 #[tonic::async_trait]
@@ -151,10 +153,7 @@ impl Harness {
     /// A new connection, made now.
     pub(crate) async fn channel(&self) -> Channel {
         let endpoint = Channel::from_shared(format!("http://{}", self.addr)).unwrap();
-        timeout(PATIENCE, endpoint.connect())
-            .await
-            .unwrap()
-            .unwrap()
+        soon(endpoint.connect()).await.unwrap()
     }
 
     /// A client on a new connection.
@@ -166,10 +165,7 @@ impl Harness {
     pub(crate) async fn hanging(&self) -> JoinHandle<Result<MyPage, Status>> {
         let begun = *self.script.begun.borrow();
         let mut client = self.client().await;
-        let call = tokio::spawn(async move {
-            let call = get(&mut client, "hang");
-            timeout(PATIENCE, call).await.unwrap()
-        });
+        let call = tokio::spawn(async move { get(&mut client, "hang").await });
         at_least(&self.script.begun, begun + 1).await;
         call
     }
@@ -181,7 +177,7 @@ impl Harness {
 
     /// Waits for the server to have ended.
     pub(crate) async fn ended(self) {
-        timeout(PATIENCE, self.served).await.unwrap().unwrap();
+        soon(self.served).await.unwrap();
     }
 }
 
@@ -190,7 +186,7 @@ pub(crate) async fn get(
     client: &mut MyPageServiceClient<Channel>,
     what: &str,
 ) -> Result<MyPage, Status> {
-    let response = client.get_my_page(ask(what)).await?;
+    let response = soon(client.get_my_page(ask(what))).await?;
     Ok(response.into_inner().page.unwrap())
 }
 

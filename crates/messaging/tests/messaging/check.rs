@@ -1,0 +1,180 @@
+//! A handler that is not idempotent, and the check that its effects are exactly once.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+
+use async_trait::async_trait;
+use couponmesh_messaging::{Event, Handler, HandlerError, Store, Transaction};
+use couponmesh_proto::member::v1::MemberRegistered;
+use couponmesh_runtime::id::{EventId, MemberId};
+use sea_orm::{ConnectionTrait, DbErr, Statement, Value};
+use sea_orm_migration::prelude::*;
+use tokio::sync::Notify;
+
+use crate::support::Mesh;
+
+/// The publisher's `facts` (members that it registered) and the consumer's `counts` (events handled of each).
+pub(crate) struct CreateTables;
+
+impl MigrationName for CreateTables {
+    fn name(&self) -> &'static str {
+        "m0002_create_test_tables"
+    }
+}
+
+#[async_trait]
+impl MigrationTrait for CreateTables {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let db = manager.get_connection();
+        db.execute_unprepared("CREATE TABLE facts (member_id BLOB PRIMARY KEY)")
+            .await?;
+        db.execute_unprepared(
+            "CREATE TABLE counts (member_id BLOB PRIMARY KEY, count INTEGER NOT NULL)",
+        )
+        .await?;
+        Ok(())
+    }
+}
+
+fn statement(db: &impl ConnectionTrait, sql: &str, values: Vec<Value>) -> Statement {
+    Statement::from_sql_and_values(db.get_database_backend(), sql, values)
+}
+
+pub(crate) async fn insert_fact(tx: &Transaction, member_id: MemberId) -> Result<(), DbErr> {
+    let insert = statement(
+        &**tx,
+        "INSERT INTO facts VALUES (?)",
+        vec![member_id.into()],
+    );
+    tx.execute_raw(insert).await.map(drop)
+}
+
+/// A handler of no events: for the publisher, which only publishes.
+pub(crate) struct Idle;
+
+#[async_trait]
+impl Handler for Idle {
+    const TYPES: &'static [&'static str] = &[];
+
+    async fn handle(&self, _: &Transaction, event: &Event) -> Result<(), HandlerError> {
+        Err(HandlerError::UnknownType(event.event_type.clone()))
+    }
+}
+
+/// What the handler does with a member's events, other than counting them.
+#[derive(Clone, Copy)]
+pub(crate) enum Trouble {
+    /// An error of its own, after it has counted.
+    Fails,
+    Panics,
+    /// Never ends, as far as the process is concerned that runs it.
+    Hangs,
+}
+
+/// Counts the events of each member, without asking whether it saw them before.
+#[derive(Clone, Default)]
+pub(crate) struct Counting(Arc<State>);
+
+#[derive(Default)]
+struct State {
+    trouble: Mutex<HashMap<MemberId, Trouble>>,
+    /// The attempts that the inbox showed while the handler ran.
+    attempts: Mutex<HashMap<EventId, Vec<i32>>>,
+    hanging: Notify,
+}
+
+impl Counting {
+    pub(crate) fn troubled_by(&self, member_id: MemberId, trouble: Trouble) {
+        self.0.trouble.lock().unwrap().insert(member_id, trouble);
+    }
+
+    /// For each call of the handler with this event, the attempts that the inbox showed.
+    pub(crate) fn attempts_at(&self, id: EventId) -> Vec<i32> {
+        let attempts = self.0.attempts.lock().unwrap();
+        attempts.get(&id).cloned().unwrap_or_default()
+    }
+
+    /// Waits until the handler hangs.
+    pub(crate) async fn hangs(&self) {
+        self.0.hanging.notified().await;
+    }
+
+    pub(crate) async fn count_of(&self, consumer: &Store, member_id: MemberId) -> i64 {
+        let sql = "SELECT count FROM counts WHERE member_id = ?";
+        let query = statement(consumer.read(), sql, vec![member_id.into()]);
+        let row = consumer.read().query_one_raw(query).await.unwrap();
+        row.map_or(0, |row| row.try_get("", "count").unwrap())
+    }
+}
+
+#[async_trait]
+impl Handler for Counting {
+    const TYPES: &'static [&'static str] = &[
+        "couponmesh.member.v1.MemberRegistered",
+        "couponmesh.member.v1.NotKnownHere",
+    ];
+
+    async fn handle(&self, tx: &Transaction, event: &Event) -> Result<(), HandlerError> {
+        let sql = "SELECT attempts FROM inbox WHERE event_id = ?";
+        let query = statement(&**tx, sql, vec![event.id.into()]);
+        // Without a row when a test switched the inbox off.
+        if let Some(row) = tx.query_one_raw(query).await? {
+            let attempts = row.try_get("", "attempts")?;
+            let mut seen = self.0.attempts.lock().unwrap();
+            seen.entry(event.id).or_default().push(attempts);
+        }
+        if event.decode::<MemberRegistered>()?.is_none() {
+            return Err(HandlerError::UnknownType(event.event_type.clone()));
+        }
+        let sql = "INSERT INTO counts VALUES (?, 1) ON CONFLICT DO UPDATE SET count = count + 1";
+        let count = statement(&**tx, sql, vec![event.member_id.into()]);
+        tx.execute_raw(count).await?;
+        let trouble = self
+            .0
+            .trouble
+            .lock()
+            .unwrap()
+            .get(&event.member_id)
+            .copied();
+        match trouble {
+            None => Ok(()),
+            Some(Trouble::Fails) => Err(DbErr::Custom("the handler's own fault".to_owned()).into()),
+            Some(Trouble::Panics) => panic!("the handler's own panic"),
+            Some(Trouble::Hangs) => {
+                self.0.hanging.notify_one();
+                std::future::pending().await
+            }
+        }
+    }
+}
+
+/// What is not exactly once: every registered member has to be counted once, and nothing else at all.
+pub(crate) async fn violations(mesh: &Mesh) -> Vec<String> {
+    let facts = rows(&mesh.publisher, "SELECT member_id, 1 AS count FROM facts").await;
+    let counts = rows(&mesh.consumer, "SELECT member_id, count FROM counts").await;
+    let mut violations = Vec::new();
+    for id in facts.keys() {
+        match counts.get(id).copied().unwrap_or(0) {
+            1 => {}
+            0 => violations.push(format!("{id} is lost")),
+            count => violations.push(format!("{id} is counted {count} times")),
+        }
+    }
+    let unheard_of = counts.keys().filter(|id| !facts.contains_key(id));
+    violations.extend(unheard_of.map(|id| format!("{id} was never committed")));
+    violations
+}
+
+async fn rows(store: &Store, sql: &str) -> HashMap<MemberId, i64> {
+    let db = store.read();
+    let rows = db.query_all_raw(statement(db, sql, Vec::new())).await;
+    let pair = |row: &sea_orm::QueryResult| {
+        (
+            row.try_get("", "member_id").unwrap(),
+            row.try_get("", "count").unwrap(),
+        )
+    };
+    rows.unwrap().iter().map(pair).collect()
+}

@@ -1,0 +1,104 @@
+//! What is committed is seen, exactly once in effect; what is not is never seen.
+
+use couponmesh_messaging::Bus as _;
+
+use crate::{
+    check::violations,
+    support::{Mesh, eventually},
+};
+
+#[tokio::test]
+async fn an_event_of_a_transaction_that_did_not_commit_is_never_seen() {
+    let (_dir, mesh) = Mesh::new().await;
+    mesh.start();
+    for point in ["register:begin", "register:commit"] {
+        mesh.publisher.faults().arm(point, 1);
+        mesh.register(3).await.unwrap_err();
+    }
+    // Left, not refused: what is dropped without a commit never happened either.
+    let tx = mesh.publisher.begin("register").await.unwrap();
+    crate::check::insert_fact(&tx, mesh.loose_event().member_id)
+        .await
+        .unwrap();
+    drop(tx);
+    let seen = mesh.register(2).await.unwrap();
+    mesh.settle().await;
+    assert_eq!(violations(&mesh).await, [""; 0]);
+    assert_eq!(mesh.log().await.len(), seen.len() + 1);
+    mesh.close().await;
+}
+
+#[tokio::test]
+async fn a_committed_event_takes_effect_once_however_often_it_is_delivered() {
+    let (_dir, mesh) = Mesh::new().await;
+    mesh.start();
+    mesh.register(40).await.unwrap();
+    mesh.settle().await;
+    let log = mesh.log().await;
+    for _ in 0..3 {
+        // In one batch with itself, and backwards.
+        let twice = log.iter().chain(log.iter().rev()).cloned().collect();
+        mesh.bus.publish(twice).await.unwrap();
+    }
+    mesh.settle().await;
+    assert_eq!(violations(&mesh).await, [""; 0]);
+    mesh.close().await;
+}
+
+#[tokio::test]
+async fn a_duplicate_that_comes_before_the_first_is_acknowledged_takes_effect_once() {
+    let (_dir, mesh) = Mesh::new().await;
+    mesh.start_relay();
+    mesh.register(100).await.unwrap();
+    eventually("all is published", async || mesh.outbox().await.1 == 0).await;
+    let log = mesh.log().await;
+    mesh.bus.publish(log).await.unwrap();
+    // The consumer comes late and finds the duplicates in the same batches.
+    mesh.start_consumer();
+    mesh.settle().await;
+    assert_eq!(violations(&mesh).await, [""; 0]);
+    mesh.close().await;
+}
+
+#[tokio::test]
+async fn a_consumer_goes_on_where_it_left_off_after_a_restart() {
+    let (dir, mesh) = Mesh::new().await;
+    mesh.start();
+    mesh.register(10).await.unwrap();
+    mesh.settle().await;
+    mesh.stop_consumer().await;
+    let missed = mesh.register(10).await.unwrap();
+    eventually("all is published", async || mesh.outbox().await.1 == 0).await;
+    mesh.close().await;
+
+    let mesh = Mesh::open(dir.path()).await;
+    assert_eq!(mesh.handler.count_of(&mesh.consumer, missed[0]).await, 0);
+    mesh.start();
+    mesh.register(10).await.unwrap();
+    mesh.settle().await;
+    assert_eq!(violations(&mesh).await, [""; 0]);
+    mesh.close().await;
+}
+
+#[tokio::test]
+async fn a_replay_of_the_whole_log_changes_nothing() {
+    let (dir, mesh) = Mesh::new().await;
+    mesh.start();
+    mesh.register(200).await.unwrap();
+    mesh.settle().await;
+    mesh.close().await;
+
+    // The bus forgot how far the consumer was, as a bus does that was restored from a backup.
+    let mesh = Mesh::open(dir.path()).await;
+    let log = mesh.log().await;
+    mesh.close().await;
+    std::fs::remove_file(dir.path().join("bus.db")).unwrap();
+    let mesh = Mesh::open(dir.path()).await;
+    assert!(log.len() > 200);
+    mesh.bus.publish(log).await.unwrap();
+    mesh.start();
+    mesh.settle().await;
+    assert_eq!(violations(&mesh).await, [""; 0]);
+    assert_eq!(mesh.dead_letters().await, []);
+    mesh.close().await;
+}

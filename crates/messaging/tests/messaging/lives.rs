@@ -1,0 +1,76 @@
+//! An event that kills the process is found and parked, because attempts are counted before they are made.
+
+use std::path::Path;
+
+use couponmesh_messaging::consumer::MAX_ATTEMPTS;
+use couponmesh_runtime::id::MemberId;
+
+use crate::{
+    check::{Trouble, violations},
+    support::{Mesh, eventually},
+};
+
+/// One process's life: its tasks, connections and locks end with it, wherever they are.
+fn life<T>(dir: &Path, story: impl AsyncFnOnce(&Mesh) -> T) -> T {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let told = runtime.block_on(async {
+        let mesh = Mesh::open(dir).await;
+        story(&mesh).await
+    });
+    runtime.shutdown_background();
+    told
+}
+
+#[test]
+fn an_event_that_kills_the_process_is_parked_after_five_lives_and_its_neighbours_are_handled() {
+    let dir = tempfile::tempdir().unwrap();
+    let members: Vec<MemberId> = life(dir.path(), async |mesh| {
+        mesh.start_relay();
+        let members = mesh.register(12).await.unwrap();
+        eventually("all is published", async || mesh.outbox().await.1 == 0).await;
+        mesh.close().await;
+        members
+    });
+    let killer = members[3];
+    for _ in 0..MAX_ATTEMPTS {
+        life(dir.path(), async |mesh| {
+            mesh.handler.troubled_by(killer, Trouble::Hangs);
+            mesh.start_consumer();
+            mesh.handler.hangs().await;
+        });
+    }
+    life(dir.path(), async |mesh| {
+        mesh.handler.troubled_by(killer, Trouble::Hangs);
+        mesh.start();
+        mesh.settle().await;
+        let letters = mesh.dead_letters().await;
+        assert_eq!(letters.len(), 1, "{letters:?}");
+        assert_eq!(letters[0].member_id, killer);
+        assert_eq!(letters[0].attempts, MAX_ATTEMPTS);
+        assert!(letters[0].error.contains("died"), "{}", letters[0].error);
+        assert_eq!(violations(mesh).await, [format!("{killer} is lost")]);
+        mesh.close().await;
+    });
+}
+
+#[test]
+fn an_event_that_was_being_handled_when_the_process_died_is_handled_in_the_next_life() {
+    let dir = tempfile::tempdir().unwrap();
+    life(dir.path(), async |mesh| {
+        let members = mesh.register(12).await.unwrap();
+        mesh.handler.troubled_by(members[3], Trouble::Hangs);
+        mesh.start();
+        mesh.handler.hangs().await;
+    });
+    life(dir.path(), async |mesh| {
+        mesh.start();
+        mesh.settle().await;
+        assert_eq!(violations(mesh).await, [""; 0]);
+        assert_eq!(mesh.dead_letters().await, []);
+        mesh.close().await;
+    });
+}

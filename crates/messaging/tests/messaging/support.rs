@@ -1,0 +1,242 @@
+//! A publishing and a consuming service on one bus, in a directory of their own.
+
+use std::{
+    future::Future,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use couponmesh_messaging::{
+    Bus, Event, MessagingConfig, Store, bus::EmbeddedBus, dead_letter, migrations::migrations,
+};
+use couponmesh_proto::member::v1::{MemberRegistered, MemberSnapshot};
+use couponmesh_runtime::{
+    Clock, Context, CorrelationId, Random,
+    database::Database,
+    fault::Faults,
+    id::{EventId, MemberId},
+    running::Running,
+};
+use prost::{Message as _, Name as _};
+use sea_orm::{DbErr, EntityTrait as _};
+use sea_orm_migration::{MigratorTrait, prelude::*};
+use tempfile::TempDir;
+
+use crate::check::{Counting, CreateTables, Idle};
+
+pub(crate) const RETENTION: Duration = Duration::from_secs(7 * 86_400);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Polls until `done`; a test that waits in vain says what for.
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, done: impl Fn() -> F) {
+    let end = Instant::now() + PATIENCE;
+    while !done().await {
+        assert!(Instant::now() < end, "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+struct Migrator;
+
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        let mut migrations = migrations();
+        migrations.push(Box::new(CreateTables));
+        migrations
+    }
+}
+
+/// One run of both services; the directory outlives it.
+pub(crate) struct Mesh {
+    pub(crate) bus: EmbeddedBus,
+    pub(crate) publisher: Store,
+    pub(crate) consumer: Store,
+    pub(crate) handler: Counting,
+    relaying: Running,
+    consuming: Mutex<Running>,
+}
+
+impl Mesh {
+    /// A mesh in a new directory.
+    pub(crate) async fn new() -> (TempDir, Self) {
+        let dir = tempfile::tempdir().unwrap();
+        let mesh = Self::open(dir.path()).await;
+        (dir, mesh)
+    }
+
+    /// A mesh on what a run before it left in `dir`. Nothing moves until it is started.
+    pub(crate) async fn open(dir: &Path) -> Self {
+        let file = dir.join("bus.db");
+        let bus = EmbeddedBus::open(&file, Clock::system(), RETENTION);
+        Self {
+            bus: bus.await.unwrap(),
+            publisher: store("publisher", dir).await,
+            consumer: store("consumer", dir).await,
+            handler: Counting::default(),
+            relaying: Running::new(),
+            consuming: Mutex::new(Running::new()),
+        }
+    }
+
+    /// The bus, as services see it.
+    pub(crate) fn bus(&self) -> Arc<dyn Bus> {
+        Arc::new(self.bus.clone())
+    }
+
+    pub(crate) fn start_relay(&self) {
+        couponmesh_messaging::start(
+            &self.publisher,
+            &self.bus(),
+            Idle,
+            &config(),
+            &self.relaying,
+        );
+    }
+
+    pub(crate) fn start_consumer(&self) {
+        let running = Running::new();
+        couponmesh_messaging::start(
+            &self.consumer,
+            &self.bus(),
+            self.handler.clone(),
+            &config(),
+            &running,
+        );
+        *self.consuming.lock().unwrap() = running;
+    }
+
+    pub(crate) async fn stop_consumer(&self) {
+        let running = self.consuming.lock().unwrap().clone();
+        running.stop().await;
+    }
+
+    pub(crate) fn start(&self) {
+        self.start_relay();
+        self.start_consumer();
+    }
+
+    /// Stops both and closes every file.
+    pub(crate) async fn close(&self) {
+        self.relaying.stop().await;
+        self.stop_consumer().await;
+        self.bus.close().await;
+        self.publisher.database().close().await.unwrap();
+        self.consumer.database().close().await.unwrap();
+    }
+
+    /// Registers `count` members in one transaction: a row and an event each.
+    pub(crate) async fn register(&self, count: usize) -> Result<Vec<MemberId>, DbErr> {
+        let tx = self.publisher.begin("register").await?;
+        let mut members = Vec::with_capacity(count);
+        for _ in 0..count {
+            let member_id = MemberId(tx.new_id());
+            crate::check::insert_fact(&tx, member_id).await?;
+            tx.append(&context(), member_id, &registered(member_id));
+            members.push(member_id);
+        }
+        tx.commit().await?;
+        Ok(members)
+    }
+
+    /// An event about a new member that no publisher stored: for the bus itself.
+    pub(crate) fn loose_event(&self) -> Event {
+        let member_id = MemberId(self.publisher.new_id());
+        Event {
+            id: EventId(self.publisher.new_id()),
+            event_type: MemberRegistered::full_name(),
+            source: "publisher".to_owned(),
+            member_id,
+            time: self.publisher.now(),
+            context: context(),
+            payload: registered(member_id).encode_to_vec(),
+        }
+    }
+
+    /// Every registration that the bus was given so far, in its order, repeats included.
+    pub(crate) async fn log(&self) -> Vec<Event> {
+        let end = Event {
+            event_type: END.to_owned(),
+            ..self.loose_event()
+        };
+        self.bus.publish(vec![end.clone()]).await.unwrap();
+        let reader = self.bus.subscribe("reader", REGISTERED_OR_END).await;
+        let mut reader = reader.unwrap();
+        let mut log = Vec::new();
+        loop {
+            for event in reader.next(64).await.unwrap() {
+                if event.id == end.id {
+                    return log;
+                }
+                log.push(event.as_ref().clone());
+            }
+            log.retain(|event| event.event_type != END);
+        }
+    }
+
+    /// Waits until everything that was registered or published before is dealt with: outbox and embedded bus
+    /// keep the order, so a last member comes last.
+    pub(crate) async fn settle(&self) {
+        let last = loop {
+            // A fault that a test armed may hit this one.
+            if let Ok(last) = self.register(1).await {
+                break last[0];
+            }
+        };
+        eventually("the last event is handled", async || {
+            self.handler.count_of(&self.consumer, last).await > 0
+        })
+        .await;
+    }
+
+    pub(crate) async fn dead_letters(&self) -> Vec<dead_letter::Model> {
+        let letters = dead_letter::Entity::find();
+        letters.all(self.consumer.read()).await.unwrap()
+    }
+
+    /// What the outbox holds: events, and how many of them are not marked as published.
+    pub(crate) async fn outbox(&self) -> (usize, usize) {
+        let rows = couponmesh_messaging::outbox::Entity::find();
+        let rows = rows.all(self.publisher.read()).await.unwrap();
+        let waiting = rows.iter().filter(|row| row.publish_time.is_none()).count();
+        (rows.len(), waiting)
+    }
+}
+
+/// A type for tests of the bus alone.
+pub(crate) const TICKED: &str = "couponmesh.test.v1.Ticked";
+pub(crate) const TICKS: &[&str] = &[TICKED];
+/// A type that no consumer here handles.
+const END: &str = "couponmesh.test.v1.End";
+const REGISTERED_OR_END: &[&str] = &["couponmesh.member.v1.MemberRegistered", END];
+
+fn config() -> MessagingConfig {
+    MessagingConfig {
+        batch: 128,
+        retention: RETENTION,
+    }
+}
+
+async fn store(service: &'static str, dir: &Path) -> Store {
+    let path = dir.join(format!("{service}.db"));
+    let database = Database::open_sqlite(&path).await.unwrap();
+    Migrator::up(database.write(), None).await.unwrap();
+    let replica = uuid::Uuid::nil();
+    let (clock, random) = (Clock::system(), Random::from_os());
+    Store::new(service, replica, database, clock, random, Faults::none())
+}
+
+fn context() -> Context {
+    Context::new(CorrelationId::parse("a-test").unwrap())
+}
+
+fn registered(member_id: MemberId) -> MemberRegistered {
+    MemberRegistered {
+        member: Some(MemberSnapshot {
+            member_id: member_id.to_string(),
+            display_name: "Ann".to_owned(),
+            version: 1,
+            ..Default::default()
+        }),
+    }
+}
