@@ -22,7 +22,11 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Runs all services in one process, on SQLite files and the embedded durable bus.
+    /// Runs all services in one process, on SQLite files and the embedded durable bus
+    ///
+    /// Everything that was acknowledged is on the disk before it is acknowledged; stop it with Ctrl-C, or kill
+    /// it: nothing is lost. `--without coupon` lets you see how registering goes on and withdrawing pauses
+    /// while a service is away; run again without it and everything catches up.
     Run(RunArgs),
     /// Shows the configuration.
     Config {
@@ -43,11 +47,7 @@ pub(crate) enum ConfigCommand {
     },
 }
 
-/// Runs all services in one process.
-///
-/// Everything that was acknowledged is on the disk before it is acknowledged; stop it with Ctrl-C, or kill
-/// it: nothing is lost. `--without coupon` lets you see how registering goes on and withdrawing pauses
-/// while a service is away; run again without it and everything catches up.
+/// What `run` takes.
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// Where to listen.

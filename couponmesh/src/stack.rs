@@ -12,6 +12,14 @@ use uuid::Uuid;
 
 use crate::data_dir::{DataDir, DataDirError};
 
+/// Everyone who consumes events.
+const CONSUMERS: [&str; 4] = [
+    couponmesh_member::NAME,
+    couponmesh_coupon::NAME,
+    couponmesh_notification::NAME,
+    couponmesh_mypage::NAME,
+];
+
 /// Where time, randomness and, in tests, faults come from.
 #[derive(Clone, Debug)]
 pub struct Sources {
@@ -72,7 +80,14 @@ impl Stack {
     ) -> Result<Self, StackError> {
         let data_dir = DataDir::take(data_dir)?;
         let path = data_dir.database("bus");
-        let log = EmbeddedBus::open(&path, sources.clock.clone(), messaging.retention)
+        let open_log = async {
+            let log =
+                EmbeddedBus::open(&path, sources.clock.clone(), messaging.retention).await?;
+            // Also of a service that `--without` has left out since the first day.
+            log.keep_for(&CONSUMERS).await?;
+            Ok(log)
+        };
+        let log = open_log
             .await
             .map_err(|source| StackError::Database { path, source })?;
         Ok(Self {

@@ -7,8 +7,8 @@ use sea_orm::{
     DatabaseTransaction, DbErr, RuntimeErr, SqliteTransactionMode, SqlxError, Statement,
     TransactionOptions, TransactionTrait,
     sqlx::{
-        SqliteConnection, TransactionManager as _,
-        sqlite::{SqliteJournalMode, SqliteSynchronous, SqliteTransactionManager},
+        Connection as _,
+        sqlite::{SqliteJournalMode, SqliteSynchronous},
     },
 };
 
@@ -107,7 +107,13 @@ fn sqlite_options(path: &Path, connections: u32, query_only: bool) -> ConnectOpt
         .map_sqlx_sqlite_pool_opts(|pool| {
             pool.idle_timeout(None)
                 .max_lifetime(None)
-                .before_acquire(|connection, _| Box::pin(async { Ok(is_at_rest(connection)) }))
+                // When SQLite gives a transaction up by itself, as it does on a full disk, the rollback that
+                // follows fails, and sqlx takes the next transaction for one inside the last: its commit
+                // would commit nothing. Such a connection is closed, and a new one takes its place.
+                .before_acquire(|connection, _| {
+                    let at_rest = !connection.is_in_transaction();
+                    Box::pin(async move { Ok(at_rest) })
+                })
         })
         .map_sqlx_sqlite_opts(move |sqlite| {
             sqlite
@@ -137,14 +143,6 @@ fn sqlite_options(path: &Path, connections: u32, query_only: bool) -> ConnectOpt
                 .pragma("query_only", if query_only { "ON" } else { "OFF" })
         });
     options
-}
-
-/// Whether a connection that comes back is outside any transaction; another takes its place when it is not.
-///
-/// When SQLite gives a transaction up by itself, as it does on a full disk, the rollback that follows fails,
-/// and sqlx takes the next transaction for one inside the last: its commit would commit nothing.
-fn is_at_rest(connection: &SqliteConnection) -> bool {
-    SqliteTransactionManager::get_transaction_depth(connection) == 0
 }
 
 /// Whether an error is the storage's and not the statement's: an outage, which passes, or a lost

@@ -1,11 +1,9 @@
 //! Door 1: gRPC.
 
-use std::time::Duration;
-
 use couponmesh_messaging::Store;
 use couponmesh_proto::member::v1::{self as proto, member_service_server::MemberService};
 use couponmesh_runtime::{
-    grpc::{context_of, deadline_of},
+    grpc::{answer_by, context_of},
     id::{MemberId, RequestId, WithdrawalId},
     page::Page,
     running::Running,
@@ -22,9 +20,6 @@ use crate::{
     withdraw::{self, Leaving},
     withdrawals,
 };
-
-/// How long before its deadline a caller gets PENDING, when there is that much.
-const MARGIN: Duration = Duration::from_millis(50);
 
 /// The member service's gRPC door.
 #[derive(Clone, Debug)]
@@ -55,16 +50,14 @@ impl Door {
     async fn withdraw(
         &self,
         leaving: Leaving,
-        deadline: Option<Instant>,
+        answer_by: Option<Instant>,
     ) -> Result<withdrawals::Model, Error> {
         let (stored, mut stored_first) = oneshot::channel();
         let attempt =
             self.running
                 .spawn(withdraw::withdraw(self.finisher.clone(), leaving, stored));
         let mut attempt = std::pin::pin!(attempt);
-        if let Some(deadline) = deadline {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let early = deadline - MARGIN.min(left / 4);
+        if let Some(early) = answer_by {
             if let Ok(ended) = tokio::time::timeout_at(early, &mut attempt).await {
                 return ended.unwrap_or(Err(Error::Overloaded));
             }
@@ -160,14 +153,14 @@ impl MemberService for Door {
         &self,
         request: Request<proto::WithdrawMemberRequest>,
     ) -> Result<Response<proto::WithdrawMemberResponse>, Status> {
-        let (context, deadline) = (context_of(&request)?, deadline_of(&request));
+        let (context, answer_by) = (context_of(&request)?, answer_by(&request));
         let request = request.into_inner();
         let leaving = Leaving {
             request_id: request_id(&request.request_id)?,
             member_id: MemberId::from_field("member_id", &request.member_id)?,
             context,
         };
-        let withdrawal = self.withdraw(leaving, deadline).await?;
+        let withdrawal = self.withdraw(leaving, answer_by).await?;
         Ok(Response::new(proto::WithdrawMemberResponse {
             withdrawal: Some(withdrawal.into()),
         }))

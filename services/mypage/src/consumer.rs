@@ -18,7 +18,9 @@ pub struct MyPageHandler {
 }
 
 impl MyPageHandler {
-    pub(crate) fn new(watchers: Watchers) -> Self {
+    /// A handler that tells `watchers` which pages changed.
+    #[must_use]
+    pub fn new(watchers: Watchers) -> Self {
         Self { watchers }
     }
 }

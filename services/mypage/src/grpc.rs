@@ -4,7 +4,7 @@ use std::{pin::Pin, time::Duration};
 
 use couponmesh_messaging::Store;
 use couponmesh_proto::mypage::v1::{self as proto, my_page_service_server::MyPageService};
-use couponmesh_runtime::id::MemberId;
+use couponmesh_runtime::{grpc::answer_by, id::MemberId};
 use futures::{Stream, stream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -47,8 +47,10 @@ impl Door {
         watch: &mut Watch,
         member_id: MemberId,
         version: i64,
+        answer_by: Option<Instant>,
     ) -> Result<Model, Error> {
-        let end = Instant::now() + self.wait;
+        let longest = Instant::now() + self.wait;
+        let end = answer_by.map_or(longest, |answer_by| answer_by.min(longest));
         loop {
             let page = pages::find(self.store.read(), member_id).await?;
             if page
@@ -114,6 +116,7 @@ impl MyPageService for Door {
         &self,
         request: Request<proto::GetMyPageRequest>,
     ) -> Result<Response<proto::GetMyPageResponse>, Status> {
+        let answer_by = answer_by(&request);
         let request = request.into_inner();
         let member_id = MemberId::from_field("member_id", &request.member_id)?;
         let page = match request.min_version {
@@ -129,7 +132,8 @@ impl MyPageService for Door {
                 .map_err(Error::from)?
                 .ok_or(Error::PageNotFound)?,
             version => {
-                self.page_at(&mut self.watchers.watch(member_id), member_id, version)
+                let mut watch = self.watchers.watch(member_id);
+                self.page_at(&mut watch, member_id, version, answer_by)
                     .await?
             }
         };
@@ -147,7 +151,9 @@ impl MyPageService for Door {
     ) -> Result<Response<Self::WatchMyPageStream>, Status> {
         let member_id = MemberId::from_field("member_id", &request.get_ref().member_id)?;
         let mut watch = self.watchers.watch(member_id);
-        let first = self.page_at(&mut watch, member_id, 1).await?;
+        let first = self
+            .page_at(&mut watch, member_id, 1, answer_by(&request))
+            .await?;
         let watching = Watching {
             door: self.clone(),
             watch,

@@ -17,7 +17,9 @@ pub struct NotificationHandler {
 }
 
 impl NotificationHandler {
-    pub(crate) fn new(channel: Arc<Channel>, pending: Wake) -> Self {
+    /// A handler of notifications that go out by `channel`; `pending` wakes their delivery.
+    #[must_use]
+    pub fn new(channel: Arc<Channel>, pending: Wake) -> Self {
         Self { channel, pending }
     }
 }

@@ -33,8 +33,9 @@ pub struct EmbeddedBus(Arc<Inner>);
 
 struct Inner {
     database: Database,
-    /// Writers take turns, so that positions are handed out in the order of the commits.
-    last: tokio::sync::Mutex<i64>,
+    /// The position of the last event on disk. Writers take turns, so that positions are handed out in the
+    /// order of the commits. None when a commit failed, which leaves open whether it took place.
+    last: tokio::sync::Mutex<Option<i64>>,
     /// The position of the newest event on disk.
     newest: watch::Sender<i64>,
     tail: Mutex<VecDeque<(i64, Delivery)>>,
@@ -64,7 +65,7 @@ impl EmbeddedBus {
         let last = table::newest(database.read()).await?;
         let bus = Self(Arc::new(Inner {
             database,
-            last: tokio::sync::Mutex::new(last),
+            last: tokio::sync::Mutex::new(Some(last)),
             newest: watch::Sender::new(last),
             tail: Mutex::default(),
             offsets: Mutex::default(),
@@ -100,6 +101,23 @@ impl EmbeddedBus {
                 "the bus did not close cleanly"
             );
         }
+    }
+
+    /// Keeps every event until each of `consumers` is past it, also of one that never came yet.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn keep_for(&self, consumers: &[&'static str]) -> Result<(), DbErr> {
+        table::keep_for(&self.0.database, consumers).await
+    }
+
+    /// What is on disk after a commit that may or may not have taken place. Events that are in neither the
+    /// tail nor known to their publisher come from the file.
+    async fn find_last(&self) -> Result<i64, DbErr> {
+        let last = table::newest(self.0.database.read()).await?;
+        lock(&self.0.tail).clear();
+        self.0.newest.send_replace(last);
+        Ok(last)
     }
 
     async fn store_offsets(&self) {
@@ -148,16 +166,21 @@ impl EmbeddedBus {
 impl Bus for EmbeddedBus {
     async fn publish(&self, events: Vec<Event>) -> Result<(), BusError> {
         let mut last = self.0.last.lock().await;
-        let events: Vec<(i64, Delivery)> = (*last + 1..)
+        let known = match last.take() {
+            Some(known) => known,
+            None => self.find_last().await?,
+        };
+        let events: Vec<(i64, Delivery)> = (known + 1..)
             .zip(events.into_iter().map(Arc::new))
             .collect();
         let Some(&(newest, _)) = events.last() else {
+            *last = Some(known);
             return Ok(());
         };
         let tx = self.0.database.begin().await?;
         table::insert(&tx, &events).await?;
         tx.commit().await?;
-        *last = newest;
+        *last = Some(newest);
         {
             let mut tail = lock(&self.0.tail);
             tail.extend(events);

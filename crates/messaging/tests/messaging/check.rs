@@ -58,8 +58,8 @@ pub(crate) struct Idle;
 impl Handler for Idle {
     const TYPES: &'static [&'static str] = &[];
 
-    async fn handle(&self, _: &Transaction, event: &Event) -> Result<(), HandlerError> {
-        Err(HandlerError::UnknownType(event.event_type.clone()))
+    async fn handle(&self, _: &Transaction, events: &[&Event]) -> Result<(), HandlerError> {
+        Err(HandlerError::UnknownType(events[0].event_type.clone()))
     }
 }
 
@@ -107,16 +107,8 @@ impl Counting {
         let row = consumer.read().query_one_raw(query).await.unwrap();
         row.map_or(0, |row| row.try_get("", "count").unwrap())
     }
-}
 
-#[async_trait]
-impl Handler for Counting {
-    const TYPES: &'static [&'static str] = &[
-        "couponmesh.member.v1.MemberRegistered",
-        "couponmesh.member.v1.NotKnownHere",
-    ];
-
-    async fn handle(&self, tx: &Transaction, event: &Event) -> Result<(), HandlerError> {
+    async fn count(&self, tx: &Transaction, event: &Event) -> Result<(), HandlerError> {
         let sql = "SELECT attempts FROM inbox WHERE event_id = ?";
         let query = statement(&**tx, sql, vec![event.id.into()]);
         // Without a row when a test switched the inbox off.
@@ -147,6 +139,21 @@ impl Handler for Counting {
                 std::future::pending().await
             }
         }
+    }
+}
+
+#[async_trait]
+impl Handler for Counting {
+    const TYPES: &'static [&'static str] = &[
+        "couponmesh.member.v1.MemberRegistered",
+        "couponmesh.member.v1.NotKnownHere",
+    ];
+
+    async fn handle(&self, tx: &Transaction, events: &[&Event]) -> Result<(), HandlerError> {
+        for event in events {
+            self.count(tx, event).await?;
+        }
+        Ok(())
     }
 }
 

@@ -26,6 +26,18 @@ pub fn deadline_of<T>(request: &Request<T>) -> Option<Instant> {
     request.extensions().get::<Deadline>().map(|d| d.0)
 }
 
+/// How long before the deadline a handler answers with what it has, when there is that much time.
+const ANSWER_MARGIN: Duration = Duration::from_millis(50);
+
+/// Until when a handler that waits should answer with what it has, so that the answer arrives before the
+/// deadline; none when there is no deadline.
+#[must_use]
+pub fn answer_by<T>(request: &Request<T>) -> Option<Instant> {
+    let deadline = deadline_of(request)?;
+    let left = deadline.saturating_duration_since(Instant::now());
+    Some(deadline - ANSWER_MARGIN.min(left / 4))
+}
+
 /// The deadline of a call that begins now and may take `longest`, if it is bounded at all.
 pub(super) fn deadline(headers: &HeaderMap, longest: Option<Duration>) -> Option<Deadline> {
     Some(Deadline(Instant::now() + time_left(headers, longest)?))

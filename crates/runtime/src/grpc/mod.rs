@@ -25,6 +25,6 @@ pub use self::{
     bound::Bound,
     config::GrpcConfig,
     correlation::context_of,
-    deadline::{Deadline, deadline_of},
+    deadline::{Deadline, answer_by, deadline_of},
     server::GrpcServer,
 };

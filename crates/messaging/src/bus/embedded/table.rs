@@ -130,6 +130,21 @@ pub(super) async fn offset(db: &impl ConnectionTrait, consumer: &str) -> Result<
     Ok(row.map_or(0, |row| row.seq))
 }
 
+/// Gives each of `consumers` that has no offset one before the first event.
+pub(super) async fn keep_for(database: &Database, consumers: &[&'static str]) -> Result<(), DbErr> {
+    let row = |consumer: &&str| offset_table::ActiveModel {
+        consumer: Set((*consumer).to_owned()),
+        seq: Set(0),
+    };
+    let unless_there = OnConflict::column(offset_table::Column::Consumer)
+        .do_nothing()
+        .to_owned();
+    let tx = database.begin().await?;
+    let rows = consumers.iter().map(row).collect();
+    rows::insert::<offset_table::Entity, _, _>(&tx, rows, Some(unless_there)).await?;
+    tx.commit().await
+}
+
 pub(super) async fn store_offsets(
     database: &Database,
     offsets: HashMap<&'static str, i64>,
