@@ -81,8 +81,7 @@ impl Stack {
         let data_dir = DataDir::take(data_dir)?;
         let path = data_dir.database("bus");
         let open_log = async {
-            let log =
-                EmbeddedBus::open(&path, sources.clock.clone(), messaging.retention).await?;
+            let log = EmbeddedBus::open(&path, sources.clock.clone(), messaging.retention).await?;
             // Also of a service that `--without` has left out since the first day.
             log.keep_for(&CONSUMERS).await?;
             Ok(log)

@@ -1,0 +1,88 @@
+//! Registering: one address, one member, however often and by however many it is asked for.
+
+use couponmesh_proto::member::v1::{MemberState, RegisterMemberRequest, WithdrawalState};
+use futures::future::join_all;
+use tonic::Code;
+
+use crate::harness::{
+    Mesh, Way,
+    calls::{refused, registration},
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_who_want_one_address_at_once_one_gets_it() {
+    let mesh = Mesh::start().await;
+    let forms = ["ann@example.com", "Ann@Example.COM", " ann@example.com "];
+    let calls = forms.into_iter().cycle().take(64);
+    let calls = calls.map(|email| mesh.try_register(registration(email)));
+    let (got_it, too_late): (Vec<_>, Vec<_>) =
+        join_all(calls).await.into_iter().partition(Result::is_ok);
+    assert_eq!((got_it.len(), too_late.len()), (1, 63));
+    for answer in too_late {
+        assert_eq!(
+            refused(answer),
+            (Code::AlreadyExists, "EMAIL_TAKEN".to_owned())
+        );
+    }
+    mesh.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn repeats_of_one_request_all_get_the_same_member() {
+    let mesh = Mesh::start().await;
+    let request = RegisterMemberRequest {
+        request_id: mesh.new_id().to_string(),
+        ..registration("ann@example.com")
+    };
+    let calls = (0..64).map(|_| mesh.try_register(request.clone()));
+    let members = join_all(calls).await;
+    let first = members[0].as_ref().unwrap().member_id.clone();
+    for member in members {
+        assert_eq!(member.unwrap().member_id, first);
+    }
+
+    let other_name = RegisterMemberRequest {
+        display_name: "Bob".to_owned(),
+        ..request.clone()
+    };
+    let other_address = RegisterMemberRequest {
+        email: "bob@example.com".to_owned(),
+        ..request.clone()
+    };
+    for other in [other_name, other_address] {
+        let answer = mesh.try_register(other).await;
+        let reused = (Code::InvalidArgument, "REQUEST_ID_REUSED".to_owned());
+        assert_eq!(refused(answer), reused);
+    }
+
+    mesh.joined(&first).await;
+    mesh.withdraw(&first).await;
+    let replayed = mesh.try_register(request).await.unwrap();
+    assert_eq!(replayed.member_id, first);
+    assert_eq!(replayed.state(), MemberState::Withdrawn);
+    mesh.finish().await;
+}
+
+#[tokio::test]
+async fn who_left_joins_again_as_somebody_new() {
+    let mesh = Mesh::start().await;
+    let before = mesh.join("ann@example.com").await;
+    mesh.coupon_way().set(Way::Refuse);
+    let withdrawal = mesh.withdraw(&before.member_id).await;
+    assert_eq!(withdrawal.state(), WithdrawalState::Pending);
+    let answer = mesh.try_register(registration("ann@example.com")).await;
+    assert_eq!(
+        refused(answer),
+        (Code::AlreadyExists, "EMAIL_TAKEN".to_owned())
+    );
+
+    mesh.coupon_way().set(Way::Pass);
+    mesh.completed(&withdrawal.withdrawal_id).await;
+    let after = mesh.join("ann@example.com").await;
+    assert_ne!(after.member_id, before.member_id);
+    assert_ne!(after.coupon_id, before.coupon_id);
+    let codes = [&before, &after].map(|member| mesh.coupons_of(&member.member_id));
+    let codes = join_all(codes).await;
+    assert_ne!(codes[0][0].code, codes[1][0].code);
+    mesh.finish().await;
+}

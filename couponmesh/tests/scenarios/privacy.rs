@@ -1,0 +1,104 @@
+//! What is personal stays where it belongs, and goes when the member goes.
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+};
+
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{MakeWriter, format::FmtSpan},
+};
+
+use crate::harness::{
+    Mesh,
+    calls::{refused, registration},
+};
+
+const EMAIL: &str = "zebulon.quux@example.com";
+const NAME: &str = "Zebulon Quux";
+const SERVICES: [&str; 4] = ["member", "coupon", "notification", "mypage"];
+
+/// Keeps what is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Log {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}
+
+// On one thread, whose subscriber this test may set: everything that the services do is done there.
+#[tokio::test(flavor = "current_thread")]
+async fn address_and_name_are_never_logged_and_leave_with_the_member() {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new("trace"))
+        .with_span_events(FmtSpan::FULL)
+        .with_writer(log.clone())
+        .finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    // As long as there is one subscriber, only the thread that comes by a log line first is asked whether
+    // it is wanted, and that may be another test's.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
+
+    let mesh = Mesh::start().await;
+    let request = couponmesh_proto::member::v1::RegisterMemberRequest {
+        display_name: NAME.to_owned(),
+        request_id: mesh.new_id().to_string(),
+        ..registration(EMAIL)
+    };
+    let member = mesh.try_register(request).await.unwrap();
+    mesh.joined(&member.member_id).await;
+    refused(mesh.try_register(registration(EMAIL)).await);
+    mesh.settled().await;
+    // Only where it belongs, even while the member is there.
+    assert_eq!(
+        tables_that_hold(&mesh, EMAIL).await,
+        ["member members.email"]
+    );
+
+    mesh.withdraw(&member.member_id).await;
+    mesh.settled().await;
+    assert_eq!(tables_that_hold(&mesh, EMAIL).await, [""; 0]);
+    // Events keep the name for their retention time and no longer.
+    let names = tables_that_hold(&mesh, NAME).await;
+    assert_eq!(names, ["member outbox.payload", "bus events.payload"]);
+    mesh.finish().await;
+
+    let log = String::from_utf8_lossy(&log.0.lock().unwrap()).to_lowercase();
+    for target in [
+        "couponmesh_runtime",
+        "couponmesh_notification",
+        "h2",
+        "sea_orm",
+    ] {
+        assert!(log.contains(target), "nothing of {target} was captured");
+    }
+    for personal in ["zebulon", "quux"] {
+        let line = log.lines().find(|line| line.contains(personal));
+        assert_eq!(line, None);
+    }
+}
+
+async fn tables_that_hold(mesh: &Mesh, needle: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for name in SERVICES.into_iter().chain(["bus"]) {
+        let tables = mesh.file(name).await.tables_that_hold(needle).await;
+        found.extend(tables.into_iter().map(|table| format!("{name} {table}")));
+    }
+    found
+}
