@@ -1,0 +1,114 @@
+//! SIGKILL at random moments, under load. What was acknowledged is kept, once.
+
+use std::time::Duration;
+
+use couponmesh::config::Config;
+use couponmesh_runtime::Random;
+use futures::{StreamExt as _, stream};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    books::{Books, by_member, check_files},
+    caller::{keep_calling, randomness},
+    process::Call,
+    webhook::Webhook,
+};
+
+const SEED: u64 = 20_261_123;
+const KILLS: usize = 20;
+const CALLERS: usize = 6;
+
+/// A call that announces members to `webhook`.
+fn announcing(call: Call, webhook: &Webhook) -> Call {
+    let mut config = Config::load(None).unwrap();
+    webhook.receives(&mut config);
+    let settings = &config.notification.channel.webhook;
+    call.set("NOTIFICATION__CHANNEL__KIND", "webhook")
+        .set("NOTIFICATION__CHANNEL__WEBHOOK__URL", settings.url.expose())
+        .set(
+            "NOTIFICATION__CHANNEL__WEBHOOK__SECRET",
+            settings.secret.expose(),
+        )
+        // A delivery that was under way at a kill is tried again a few of these later.
+        .set("NOTIFICATION__CHANNEL__WEBHOOK__TIMEOUT", "500ms")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_was_acknowledged_is_kept_once_through_twenty_kills() {
+    let dir = tempfile::tempdir().unwrap();
+    let webhook = Webhook::refusing(0).await;
+    let call = announcing(Call::run(dir.path()), &webhook);
+    let random = Random::seeded(SEED);
+    let (whereabouts, _) = watch::channel(None);
+    let home = CancellationToken::new();
+    let callers: Vec<_> = (0..CALLERS)
+        .map(|name| {
+            let (random, whereabouts) = (randomness(SEED, name), whereabouts.subscribe());
+            tokio::spawn(keep_calling(name, random, whereabouts, home.clone()))
+        })
+        .collect();
+
+    for kill in 0..KILLS {
+        // The moments are what is random here: nothing is waited for.
+        if kill % 4 == 0 {
+            // Once more while it starts, the first time even while it makes its tables.
+            let starting = call.spawn();
+            tokio::time::sleep(Duration::from_millis(random.below(100) as u64)).await;
+            starting.kill();
+        }
+        let (process, address) = call.start().await;
+        whereabouts.send_replace(Some(address));
+        tokio::time::sleep(Duration::from_millis(random.below(600) as u64)).await;
+        // Nobody calls a port that may be another's by now; the calls under way are torn apart.
+        whereabouts.send_replace(None);
+        process.kill();
+    }
+    let (process, address) = call.start().await;
+    whereabouts.send_replace(Some(address));
+    home.cancel();
+    let mut acknowledged = Vec::new();
+    for caller in callers {
+        acknowledged.extend(caller.await.unwrap());
+    }
+    let left = acknowledged
+        .iter()
+        .filter(|member| member.withdrawal_id.is_some());
+    assert!(left.count() > KILLS, "there was to be more load");
+
+    // Everything comes to its end by itself, and what it ends as is right.
+    let books = Books::at(address);
+    stream::iter(&acknowledged)
+        .for_each_concurrent(16, async |member| {
+            drop(books.comes_to_its_end(member).await);
+        })
+        .await;
+    let delivered = by_member(webhook.delivered());
+    assert_eq!(
+        delivered.len(),
+        acknowledged.len(),
+        "members that were announced"
+    );
+    stream::iter(&acknowledged)
+        .for_each_concurrent(16, async |member| {
+            books.check(member, &delivered[&member.member_id]).await;
+        })
+        .await;
+    let (status, _) = process.terminate().await;
+    assert!(status.success(), "{status}");
+    check_files(dir.path(), acknowledged.len()).await;
+}
+
+#[tokio::test]
+async fn a_run_that_was_killed_while_it_made_its_tables_starts_again() {
+    let random = Random::seeded(SEED);
+    for _ in 0..10 {
+        let dir = tempfile::tempdir().unwrap();
+        let call = Call::run(dir.path());
+        let starting = call.spawn();
+        tokio::time::sleep(Duration::from_millis(random.below(120) as u64)).await;
+        starting.kill();
+        let (process, _) = call.start().await;
+        process.kill();
+    }
+}

@@ -1,0 +1,15 @@
+//! The real binary, as an operator meets it: killed at any moment, started wrongly, stopped, without disk space.
+
+// Clippy sees tests only in test functions, not in their helpers.
+#![allow(clippy::unwrap_used)]
+
+mod books;
+mod caller;
+mod disk;
+mod kill;
+mod process;
+mod start;
+mod stop;
+#[path = "../harness/webhook.rs"]
+#[allow(dead_code)] // this test uses a part of it
+mod webhook;

@@ -1,0 +1,205 @@
+//! The binary as a child process.
+
+use std::{
+    future::Future,
+    io::{BufRead as _, BufReader, Read as _},
+    net::SocketAddr,
+    path::Path,
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use tonic::transport::{Channel, Endpoint};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+const GREETING: &str = "couponmesh is listening on ";
+
+/// Looks until there is something to see.
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut look: impl FnMut() -> F,
+) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(seen) = look().await {
+            return seen;
+        }
+        assert!(Instant::now() < end, "not so after {PATIENCE:?}: {what}");
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// How to call the binary: `couponmesh run` on a data directory, on a port of its own.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    program: Vec<String>,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+}
+
+impl Call {
+    pub(crate) fn run(data_dir: &Path) -> Self {
+        let data_dir = data_dir.to_str().unwrap();
+        Self::new(&["run", "--listen", "127.0.0.1:0", "--data-dir", data_dir])
+    }
+
+    pub(crate) fn new(arguments: &[&str]) -> Self {
+        Self {
+            program: vec![env!("CARGO_BIN_EXE_couponmesh").to_owned()],
+            arguments: arguments.iter().map(|&text| text.to_owned()).collect(),
+            environment: Vec::new(),
+        }
+    }
+
+    pub(crate) fn with(mut self, arguments: &[&str]) -> Self {
+        self.arguments
+            .extend(arguments.iter().map(|&text| text.to_owned()));
+        self
+    }
+
+    /// Sets a key of the configuration, e.g. `MYPAGE__WAIT`.
+    pub(crate) fn set(mut self, key: &str, value: &str) -> Self {
+        self.environment
+            .push((format!("COUPONMESH__{key}"), value.to_owned()));
+        self
+    }
+
+    /// Lets `program` start the binary, e.g. under limits.
+    pub(crate) fn under(mut self, program: &[&str]) -> Self {
+        let outer = program.iter().map(|&text| text.to_owned());
+        self.program = outer.chain(self.program).collect();
+        self
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program[0]);
+        command
+            .args(&self.program[1..])
+            .args(&self.arguments)
+            // Nothing of the developer's own settings.
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .envs(self.environment.iter().cloned())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Starts it and does not wait until it listens.
+    pub(crate) fn spawn(&self) -> Process {
+        let mut command = self.command();
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        Process(command.spawn().unwrap())
+    }
+
+    /// Starts it and waits until it listens.
+    pub(crate) async fn start(&self) -> (Process, SocketAddr) {
+        let process = self.spawn();
+        tokio::task::spawn_blocking(|| {
+            let mut process = process;
+            let address = process.address().expect("it was to say where it listens");
+            (process, address)
+        })
+        .await
+        .unwrap()
+    }
+
+    /// Runs it until it ends by itself.
+    pub(crate) async fn finish(&self) -> Finished {
+        let mut command = self.command();
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = Process(command.spawn().unwrap());
+        let status = process.ended().await;
+        let (mut stdout, mut stderr) = (String::new(), String::new());
+        let pipes = (process.0.stdout.take(), process.0.stderr.take());
+        pipes.0.unwrap().read_to_string(&mut stdout).unwrap();
+        pipes.1.unwrap().read_to_string(&mut stderr).unwrap();
+        Finished {
+            status,
+            stdout,
+            stderr,
+        }
+    }
+}
+
+/// What became of a call that ended by itself.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Finished {
+    /// Asserts that it failed with one line on standard error that names `what`.
+    pub(crate) fn assert_refused(&self, what: &[&str]) {
+        assert_eq!(self.status.code(), Some(1), "{self:?}");
+        assert_eq!(self.stdout, "");
+        let lines: Vec<&str> = self.stderr.lines().collect();
+        let [line] = lines[..] else {
+            panic!("more or less than one line: {self:?}");
+        };
+        assert!(line.starts_with("couponmesh: "), "{line}");
+        for what in what {
+            assert!(line.contains(what), "{what:?} is not in {line:?}");
+        }
+    }
+}
+
+/// A running binary. It is killed when this is dropped.
+pub(crate) struct Process(Child);
+
+impl Process {
+    /// Where it listens, from its standard output; none when it ends before it says so.
+    fn address(&mut self) -> Option<SocketAddr> {
+        let stdout = self.0.stdout.take()?;
+        let mut lines = BufReader::new(stdout).lines();
+        let greeting = lines.next()?.ok()?;
+        let address = greeting.strip_prefix(GREETING)?.split(' ').next()?;
+        Some(address.parse().unwrap())
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+
+    /// SIGTERM; returns how it ended and how long that took.
+    pub(crate) async fn terminate(mut self) -> (ExitStatus, Duration) {
+        let begin = Instant::now();
+        // The shell's own kill: an image may have no other.
+        let kill = format!("kill -TERM {}", self.id());
+        let sent = Command::new("sh").args(["-c", &kill]).status().unwrap();
+        assert!(sent.success());
+        (self.ended().await, begin.elapsed())
+    }
+
+    async fn ended(&mut self) -> ExitStatus {
+        let child = std::cell::RefCell::new(&mut self.0);
+        eventually("the process ends", async || {
+            child.borrow_mut().try_wait().unwrap()
+        })
+        .await
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both fail when it ended, which is fine.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A connection that is made when it is first used.
+pub(crate) fn channel(address: SocketAddr) -> Channel {
+    Endpoint::from_shared(format!("http://{address}"))
+        .unwrap()
+        .timeout(Duration::from_secs(5))
+        .connect_lazy()
+}

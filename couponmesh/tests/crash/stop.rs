@@ -1,0 +1,102 @@
+//! Stopping in good order, and going on where a run without a service left off.
+
+use std::time::Duration;
+
+use couponmesh_proto::{
+    coupon::v1::CouponState,
+    member::v1::{
+        MemberState, WithdrawMemberRequest, WithdrawalState,
+        member_service_client::MemberServiceClient,
+    },
+    mypage::v1::{WatchMyPageRequest, my_page_service_client::MyPageServiceClient},
+};
+use tonic::Code;
+
+use crate::{
+    books::Books,
+    caller::{Acknowledged, registration},
+    process::{Call, channel, eventually},
+};
+
+#[tokio::test]
+async fn sigterm_ends_open_watches_and_the_process_cleanly() {
+    let dir = tempfile::tempdir().unwrap();
+    let drain = Duration::from_secs(8);
+    let call = Call::run(dir.path()).set("GRPC__DRAIN_TIMEOUT", "8s");
+    let (process, address) = call.start().await;
+    let mut members = MemberServiceClient::new(channel(address));
+    let registered = members.register_member(registration("", "ann@example.com"));
+    let member = registered.await.unwrap().into_inner().member.unwrap();
+    let request = WatchMyPageRequest {
+        member_id: member.member_id,
+    };
+    // Without a deadline: a watch lasts.
+    let lasting = tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap();
+    let mut pages = MyPageServiceClient::new(lasting.connect_lazy());
+    let mut watch = pages.watch_my_page(request).await.unwrap().into_inner();
+    watch.message().await.unwrap().expect("a page");
+
+    let (stopped, ended) = tokio::join!(process.terminate(), async {
+        loop {
+            match watch.message().await {
+                Ok(Some(_)) => {}
+                ended => return ended,
+            }
+        }
+    });
+    let (status, took) = stopped;
+    assert_eq!(status.code(), Some(0));
+    assert!(
+        took < drain,
+        "an open watch held the process up for {took:?}"
+    );
+    assert_eq!(ended.unwrap_err().code(), Code::Unavailable);
+
+    // Cleanly: the files are whole without their logs.
+    let logs = std::fs::read_dir(dir.path()).unwrap().filter(|entry| {
+        let name = entry.as_ref().unwrap().file_name();
+        name.to_str().unwrap().ends_with("-wal")
+    });
+    assert_eq!(logs.count(), 0);
+}
+
+#[tokio::test]
+async fn a_withdrawal_that_began_without_coupon_completes_when_coupon_is_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let call = Call::run(dir.path()).set("MEMBER__WITHDRAWAL__FIRST_PAUSE", "100ms");
+    let (process, address) = call.clone().with(&["--without", "coupon"]).start().await;
+    let mut members = MemberServiceClient::new(channel(address));
+    let registered = members.register_member(registration("", "ann@example.com"));
+    let member = registered.await.unwrap().into_inner().member.unwrap();
+    let request = WithdrawMemberRequest {
+        request_id: String::new(),
+        member_id: member.member_id.clone(),
+    };
+    let withdrawal = members.withdraw_member(request).await.unwrap();
+    let withdrawal = withdrawal.into_inner().withdrawal.unwrap();
+    assert_eq!(withdrawal.state(), WithdrawalState::Pending);
+    let books = Books::at(address);
+    let state = books.member(&member.member_id).await.state();
+    assert_eq!(state, MemberState::Withdrawing);
+    let (status, _) = process.terminate().await;
+    assert!(status.success());
+
+    let (process, address) = call.start().await;
+    let books = Books::at(address);
+    let acknowledged = Acknowledged {
+        member_id: member.member_id.clone(),
+        email: member.email,
+        withdrawal_id: Some(withdrawal.withdrawal_id.clone()),
+    };
+    books.comes_to_its_end(&acknowledged).await;
+    eventually("the withdrawal is COMPLETED", async || {
+        let state = books.withdrawal_state(&withdrawal.withdrawal_id).await;
+        (state == WithdrawalState::Completed).then_some(())
+    })
+    .await;
+    let coupons = books.coupons(&member.member_id).await;
+    assert_eq!(coupons.len(), 1);
+    assert_eq!(coupons[0].state(), CouponState::Cancelled);
+    let (status, _) = process.terminate().await;
+    assert!(status.success());
+}
