@@ -77,7 +77,10 @@ fn every_file_that_a_document_links_to_exists() {
         }
     }
     assert_eq!(dead, [""; 0]);
-    assert!(found > 20, "only {found} links found: are they read at all?");
+    assert!(
+        found > 20,
+        "only {found} links found: are they read at all?"
+    );
 }
 
 /// The cells of the table rows in `text` that stand under the heading `column`, each with its row.
@@ -137,7 +140,8 @@ fn has_test(text: &str, name: &str) -> bool {
     lines.iter().enumerate().any(|(number, line)| {
         let above = lines[..number].iter().rev();
         let attributes: Vec<&&str> = above.take_while(|line| line.starts_with("#[")).collect();
-        let is_test = |line: &&&str| line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+        let is_test =
+            |line: &&&str| line.starts_with("#[test]") || line.starts_with("#[tokio::test");
         line.contains(&declared)
             && attributes.iter().any(is_test)
             && !attributes.iter().any(|line| line.starts_with("#[ignore"))

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use couponmesh_runtime::{Timestamp, running::Running};
+use couponmesh_runtime::{Timestamp, id::EventId, running::Running};
 use sea_orm::{DbErr, QueryOrder, QuerySelect, entity::prelude::*};
 
 use crate::{inbox, outbox, store::Store};
@@ -54,18 +54,18 @@ pub async fn clean(
     Ok(())
 }
 
+/// Looks at the oldest rows only: in their order the first one that is too young ends the search, where a
+/// search by time would read the whole table to find that there is nothing to do.
 async fn delete_published(store: &Store, before: Timestamp) -> Result<bool, DbErr> {
-    // In the order of insertion, which is nearly that of publishing: the scan stops at the first chunk.
-    let seqs: Vec<i64> = outbox::Entity::find()
+    let oldest: Vec<(i64, Option<Timestamp>)> = outbox::Entity::find()
         .select_only()
-        .column(outbox::Column::Seq)
-        .filter(outbox::Column::CreateTime.lt(before))
-        .filter(outbox::Column::PublishTime.lt(before))
+        .columns([outbox::Column::Seq, outbox::Column::PublishTime])
         .order_by_asc(outbox::Column::Seq)
         .limit(CHUNK)
         .into_tuple()
         .all(store.read())
         .await?;
+    let seqs = older(oldest, before);
     if seqs.is_empty() {
         return Ok(false);
     }
@@ -79,16 +79,17 @@ async fn delete_published(store: &Store, before: Timestamp) -> Result<bool, DbEr
 }
 
 async fn delete_handled(store: &Store, before: Timestamp) -> Result<bool, DbErr> {
-    let ids: Vec<couponmesh_runtime::id::EventId> = inbox::Entity::find()
+    // Event ids are UUID v7, so their order is that of time.
+    let oldest: Vec<(EventId, Option<Timestamp>)> = inbox::Entity::find()
         .select_only()
-        .column(inbox::Column::EventId)
+        .columns([inbox::Column::EventId, inbox::Column::HandleTime])
         .filter(inbox::Column::Consumer.eq(store.service()))
-        .filter(inbox::Column::HandleTime.lt(before))
         .order_by_asc(inbox::Column::EventId)
         .limit(CHUNK)
         .into_tuple()
         .all(store.read())
         .await?;
+    let ids = older(oldest, before);
     if ids.is_empty() {
         return Ok(false);
     }
@@ -100,4 +101,12 @@ async fn delete_handled(store: &Store, before: Timestamp) -> Result<bool, DbErr>
         .await?;
     tx.commit().await?;
     Ok(true)
+}
+
+/// The keys of the rows that were done with before `before`.
+fn older<K>(rows: Vec<(K, Option<Timestamp>)>, before: Timestamp) -> Vec<K> {
+    rows.into_iter()
+        .filter(|(_, done)| done.is_some_and(|done| done < before))
+        .map(|(key, _)| key)
+        .collect()
 }

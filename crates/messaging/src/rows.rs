@@ -4,7 +4,8 @@
 //! many rows differs with their number. Cutting batches into powers of two keeps the texts few.
 
 use sea_orm::{
-    ConnectionTrait, DbErr, EntityTrait, FromQueryResult, Insert, IntoActiveModel, QueryTrait as _,
+    ConnectionTrait, DbBackend, DbErr, EntityTrait, FromQueryResult, Insert, IntoActiveModel,
+    QueryTrait as _,
     sea_query::{OnConflict, Query},
 };
 
@@ -27,6 +28,19 @@ pub fn pad<T: Clone>(mut ids: Vec<T>) -> Vec<T> {
         ids.resize(ids.len().next_power_of_two(), last);
     }
     ids
+}
+
+/// `rows` groups of `columns` placeholders for a hand-written `VALUES`: `(?, ?), (?, ?)`.
+#[must_use]
+pub fn placeholders(backend: DbBackend, rows: usize, columns: usize) -> String {
+    let row = |row: usize| {
+        let one = |column: usize| match backend {
+            DbBackend::Postgres => format!("${}", row * columns + column + 1),
+            _ => "?".to_owned(),
+        };
+        format!("({})", (0..columns).map(one).collect::<Vec<_>>().join(", "))
+    };
+    (0..rows).map(row).collect::<Vec<_>>().join(", ")
 }
 
 /// Inserts all `rows`; with `on_conflict`, what that says happens to rows that are already there.
@@ -85,6 +99,15 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn placeholders_are_the_backends_own() {
+        assert_eq!(placeholders(DbBackend::Sqlite, 2, 2), "(?, ?), (?, ?)");
+        assert_eq!(
+            placeholders(DbBackend::Postgres, 2, 2),
+            "($1, $2), ($3, $4)"
+        );
+    }
 
     #[test]
     fn runs_keep_every_row_in_order_and_have_few_lengths() {

@@ -20,8 +20,8 @@ use crate::status::{self, Reason};
 const SQLITE_READERS: u32 = 2;
 /// Page cache of the writer and of each reader, in KiB. The operating system caches the file too, so this
 /// need only hold what a transaction touches.
-const WRITER_CACHE: u32 = 4_096;
-const READER_CACHE: u32 = 1_024;
+const WRITER_CACHE: u32 = 2_048;
+const READER_CACHE: u32 = 512;
 /// How long a caller waits for a connection before the storage counts as unavailable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long SQLite waits for another process's lock, e.g. an operator's command.

@@ -10,7 +10,8 @@ use couponmesh_runtime::{
     page::Page,
 };
 use sea_orm::{
-    ActiveValue::Set, ConnectionTrait, DbErr, QueryOrder, QuerySelect, entity::prelude::*,
+    ActiveValue::Set, ConnectionTrait, DbErr, QueryOrder, QuerySelect, Statement,
+    entity::prelude::*,
 };
 
 use crate::profile::Email;
@@ -274,5 +275,59 @@ pub(crate) async fn save(tx: &Transaction, before: i64, member: &Model) -> Resul
         Err(DbErr::RecordNotUpdated)
     } else {
         Ok(())
+    }
+}
+
+/// Stores many members, each with the version that it had before.
+///
+/// # Errors
+/// The database's; `RecordNotUpdated` as for [`save`].
+pub(crate) async fn save_all(tx: &Transaction, members: Vec<(i64, Model)>) -> Result<(), DbErr> {
+    let changed = members
+        .into_iter()
+        .filter(|(before, member)| member.version != *before);
+    let (left, stayed): (Vec<_>, Vec<_>) =
+        changed.partition(|(_, member)| member.state == State::Withdrawn);
+    for (before, member) in left {
+        save(tx, before, &member).await?;
+    }
+    for run in rows::runs(stayed) {
+        save_run(tx, run).await?;
+    }
+    Ok(())
+}
+
+/// One statement for many rows, which sea-query has no words for. `column1`, `column2`, … are what both
+/// databases call the columns of VALUES.
+async fn save_run(tx: &Transaction, run: Vec<(i64, Model)>) -> Result<(), DbErr> {
+    let expected = run.len() as u64;
+    let backend = tx.get_database_backend();
+    let values = rows::placeholders(backend, run.len(), 8);
+    let sql = format!(
+        "UPDATE members SET state = news.column2, coupon_id = news.column3, \
+         coupon_issue_time = news.column4, admin_notify_time = news.column5, \
+         coupon_cancel_time = news.column6, version = news.column7 \
+         FROM (VALUES {values}) AS news \
+         WHERE members.member_id = news.column1 AND members.version = news.column8"
+    );
+    let values = run.into_iter().flat_map(|(before, member)| -> [Value; 8] {
+        [
+            member.member_id.into(),
+            member.state.into(),
+            member.coupon_id.into(),
+            member.coupon_issue_time.into(),
+            member.admin_notify_time.into(),
+            member.coupon_cancel_time.into(),
+            member.version.into(),
+            before.into(),
+        ]
+    });
+    let updated = tx
+        .execute_raw(Statement::from_sql_and_values(backend, sql, values))
+        .await?;
+    if updated.rows_affected() == expected {
+        Ok(())
+    } else {
+        Err(DbErr::RecordNotUpdated)
     }
 }

@@ -60,12 +60,11 @@ pub(crate) async fn note(tx: &Transaction, notes: Vec<Note>) -> Result<(), Handl
             members::apply(tx, &note.context, member, None, fill_in);
         }
     }
-    for (id, before) in known {
-        if let Some(member) = changed.get(&id) {
-            members::save(tx, before.version, member).await?;
-        }
-    }
-    Ok(())
+    let changed = changed.into_values().filter_map(|member| {
+        let before = known.get(&member.member_id)?.version;
+        Some((before, member))
+    });
+    Ok(members::save_all(tx, changed.collect()).await?)
 }
 
 async fn pending_withdrawal(

@@ -202,16 +202,21 @@ async fn clean(
         return Ok(());
     };
     while !stop.is_cancelled() {
-        let seqs: Vec<i64> = Entity::find()
+        // The oldest only: a search by time would read the whole log to find that there is nothing to do.
+        let oldest: Vec<(i64, Timestamp)> = Entity::find()
             .select_only()
-            .column(Column::Seq)
+            .columns([Column::Seq, Column::EventTime])
             .filter(Column::Seq.lte(slowest))
-            .filter(Column::EventTime.lt(before))
             .order_by_asc(Column::Seq)
             .limit(CLEAN_CHUNK)
             .into_tuple()
             .all(database.read())
             .await?;
+        let seqs: Vec<i64> = oldest
+            .into_iter()
+            .filter(|(_, time)| *time < before)
+            .map(|(seq, _)| seq)
+            .collect();
         if seqs.is_empty() {
             break;
         }
