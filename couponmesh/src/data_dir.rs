@@ -1,8 +1,9 @@
 //! The directory that an embedded run owns.
 
 use std::{
-    fs::{self, File, TryLockError},
+    fs::{DirBuilder, File, TryLockError},
     io,
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
 
@@ -44,7 +45,12 @@ impl DataDir {
             path: path.to_owned(),
             source,
         };
-        fs::create_dir_all(path).map_err(unusable)?;
+        // Names and addresses are the owner's business only.
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(unusable)?;
         let lock = File::create(path.join(LOCK)).map_err(unusable)?;
         match lock.try_lock() {
             Ok(()) => Ok(Self {
@@ -86,7 +92,7 @@ mod tests {
     fn a_file_in_its_place_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
-        fs::write(&path, "").unwrap();
+        std::fs::write(&path, "").unwrap();
         let error = DataDir::take(&path).unwrap_err().to_string();
         assert!(
             error.contains(path.to_str().unwrap()) && error.contains("--data-dir"),

@@ -1,6 +1,6 @@
 //! `couponmesh run`.
 
-use std::{collections::BTreeSet, error::Error, future::Future, path::Path};
+use std::{collections::BTreeSet, error::Error, future::Future, path::Path, time::Duration};
 
 use couponmesh::{
     config::Config,
@@ -11,6 +11,9 @@ use couponmesh_runtime::{config::Problems, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::RunArgs;
+
+/// How long background work may go on after the last call has ended.
+const BACKGROUND_TIMEOUT: Duration = Duration::from_secs(5);
 
 type BoxError = Box<dyn Error>;
 
@@ -32,7 +35,9 @@ pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> Result<T, BoxError
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    Ok(runtime.block_on(future))
+    let outcome = runtime.block_on(future);
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    Ok(outcome)
 }
 
 async fn serve(args: &RunArgs, config: &Config) -> Result<(), BoxError> {
@@ -66,8 +71,19 @@ async fn serve_until_told(args: &RunArgs, config: &Config) -> Result<(), BoxErro
         _ = interrupt.recv() => {}
     }
     tracing::info!("stopping");
-    node.stop().await;
-    stack.close().await;
+    let stopped = async {
+        node.stop().await;
+        stack.close().await;
+    };
+    // Whatever is cut off here is safe on the disk and goes on at the next start.
+    tokio::select! {
+        () = stopped => {}
+        () = tokio::time::sleep(config.grpc.drain_timeout + BACKGROUND_TIMEOUT) => {
+            tracing::warn!("background work did not end in time and was cut off");
+        }
+        _ = terminate.recv() => tracing::warn!("told to stop twice: cut off"),
+        _ = interrupt.recv() => tracing::warn!("told to stop twice: cut off"),
+    }
     Ok(())
 }
 

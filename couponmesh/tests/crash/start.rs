@@ -104,3 +104,14 @@ async fn the_printed_configuration_hides_what_is_secret() {
         assert!(!printed.stdout.contains(secret), "{printed:?}");
     }
 }
+
+#[tokio::test]
+async fn an_address_of_coupon_that_is_no_url_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let call = Call::run(dir.path()).with(&["--coupon-address", "127.0.0.1:50052"]);
+    call.finish().await.assert_refused(&[
+        "--coupon-address",
+        "http://coupon:50051",
+        "127.0.0.1:50052",
+    ]);
+}

@@ -100,3 +100,57 @@ async fn a_withdrawal_that_began_without_coupon_completes_when_coupon_is_back() 
     let (status, _) = process.terminate().await;
     assert!(status.success());
 }
+
+#[tokio::test]
+async fn a_receiver_that_hangs_does_not_hold_the_stop_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let receiver = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", receiver.local_addr().unwrap());
+    let patience = Duration::from_secs(60);
+    let call = Call::run(dir.path())
+        .set("NOTIFICATION__CHANNEL__KIND", "webhook")
+        .set("NOTIFICATION__CHANNEL__WEBHOOK__URL", &url)
+        .set(
+            "NOTIFICATION__CHANNEL__WEBHOOK__SECRET",
+            "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz",
+        )
+        .set("NOTIFICATION__CHANNEL__WEBHOOK__TIMEOUT", "60s");
+    let (process, address) = call.start().await;
+    let mut members = MemberServiceClient::new(channel(address));
+    let registered = members.register_member(registration("", "ann@example.com"));
+    registered.await.unwrap();
+    // The delivery is under way, and will not end by itself.
+    let _held = receiver.accept().await.unwrap();
+    let (status, took) = process.terminate().await;
+    assert_eq!(status.code(), Some(0));
+    assert!(
+        took < patience / 2,
+        "a hanging receiver held the process up for {took:?}"
+    );
+}
+
+#[tokio::test]
+async fn the_address_of_a_member_who_left_is_nowhere_in_the_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let (process, address) = Call::run(dir.path()).start().await;
+    let mut members = MemberServiceClient::new(channel(address));
+    let registered = members.register_member(registration("", "gone-for-good@example.com"));
+    let member = registered.await.unwrap().into_inner().member.unwrap();
+    let found = || {
+        let entries = std::fs::read_dir(dir.path()).unwrap();
+        let contents = entries.map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
+        let holds = |bytes: Vec<u8>| bytes.windows(13).any(|part| part == b"gone-for-good");
+        contents.map(holds).filter(|found| *found).count()
+    };
+    // The search finds what is there.
+    assert!(found() > 0);
+    let request = WithdrawMemberRequest {
+        request_id: String::new(),
+        member_id: member.member_id,
+    };
+    let withdrawn = members.withdraw_member(request).await.unwrap().into_inner();
+    let state = withdrawn.withdrawal.unwrap().state();
+    assert_eq!(state, WithdrawalState::Completed);
+    process.terminate().await;
+    assert_eq!(found(), 0);
+}

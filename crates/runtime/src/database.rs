@@ -128,6 +128,8 @@ fn sqlite_options(path: &Path, connections: u32, query_only: bool) -> ConnectOpt
                 .synchronous(SqliteSynchronous::Full)
                 // Temporary b-trees of sorts stay in memory, not in files elsewhere.
                 .pragma("temp_store", "MEMORY")
+                // What is erased is overwritten, wherever that costs no further write.
+                .pragma("secure_delete", "FAST")
                 // Negative: in KiB, not pages.
                 .pragma(
                     "cache_size",

@@ -47,9 +47,8 @@ pub(crate) async fn note(tx: &Transaction, notes: Vec<Note>) -> Result<(), Handl
     let mut changed = known.clone();
     for note in notes {
         let Some(member) = changed.get_mut(&note.member_id) else {
-            // Coupons and notifications are caused by committed registrations: not a matter of order.
-            let text = format!("there is no member {}", note.member_id);
-            return Err(HandlerError::Undecodable(text));
+            unknown_member(&note)?;
+            continue;
         };
         if let News::CouponCancelled(cancelled) = &note.news
             && let Some(withdrawal) = pending_withdrawal(tx, member).await?
@@ -65,6 +64,22 @@ pub(crate) async fn note(tx: &Transaction, notes: Vec<Note>) -> Result<(), Handl
         Some((before, member))
     });
     Ok(members::save_all(tx, changed.collect()).await?)
+}
+
+/// Coupons are issued and notifications sent because of committed registrations, so that their member is
+/// unknown is no matter of order. CancelCoupon takes any member id: that was somebody's mistake, and no
+/// news for anyone.
+fn unknown_member(note: &Note) -> Result<(), HandlerError> {
+    let member_id = note.member_id;
+    match note.news {
+        News::CouponCancelled(_) => {
+            tracing::warn!(member.id = %member_id, "a coupon of no member was cancelled");
+            Ok(())
+        }
+        News::CouponIssued { .. } | News::AdminNotified { .. } => Err(HandlerError::Undecodable(
+            format!("there is no member {member_id}"),
+        )),
+    }
 }
 
 async fn pending_withdrawal(

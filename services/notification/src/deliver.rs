@@ -3,7 +3,7 @@
 //! Claim (counting the attempt), send, note the outcome. When the process dies in between, the claim
 //! ends by itself and the notification is sent again, under the same identity.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
 
 use couponmesh_messaging::Store;
 use couponmesh_proto::notification::v1::NotificationSent;
@@ -24,6 +24,8 @@ use crate::{
 const POLL: Duration = Duration::from_millis(500);
 /// How much longer than an attempt a claim lasts: for noting the outcome.
 const CLAIM_MARGIN: Duration = Duration::from_secs(10);
+/// How long a delivery that was begun may go on after the service was told to stop.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
 /// Notifications in one round at the most, in multiples of what is under way at once.
 const ROUNDS_PER_CLAIM: usize = 4;
 
@@ -85,15 +87,30 @@ impl Worker {
             return Ok(false);
         }
         let full = claimed.len() == limit;
-        let outcomes: Vec<Outcome> = stream::iter(claimed)
+        let deliveries = stream::iter(claimed)
+            // What is not begun when the service stops is delivered by whoever claims it next.
+            .take_until(self.stop.cancelled())
             .map(|notification| async {
                 let sent = self.channel.send(&message(&notification)).await;
                 (notification, sent)
             })
             .buffer_unordered(self.config.concurrency)
-            .collect()
-            .await;
-        self.note_all(outcomes).await;
+            // Noted as they end, together when several do: one receiver that hangs holds up nobody's news.
+            .ready_chunks(limit);
+        let out_of_patience = async {
+            self.stop.cancelled().await;
+            tokio::time::sleep(STOP_PATIENCE).await;
+        };
+        let (mut deliveries, mut out_of_patience) = (pin!(deliveries), pin!(out_of_patience));
+        loop {
+            tokio::select! {
+                outcomes = deliveries.next() => match outcomes {
+                    Some(outcomes) => self.note_all(outcomes).await,
+                    None => break,
+                },
+                () = &mut out_of_patience => break,
+            }
+        }
         Ok(full)
     }
 

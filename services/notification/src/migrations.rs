@@ -41,7 +41,7 @@ impl MigrationTrait for CreateNotification {
             .name("notifications_pending")
             .table(notifications::Entity)
             .col(notifications::Column::NextAttemptTime)
-            .and_where(Expr::col(notifications::Column::State).eq("PENDING"))
+            .and_where(Expr::col(notifications::Column::NextAttemptTime).is_not_null())
             .to_owned();
         manager.create_index(pending).await?;
         // For lists of one state, newest first.

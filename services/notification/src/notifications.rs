@@ -164,7 +164,7 @@ pub(crate) async fn claim(
     let due = Entity::find()
         .select_only()
         .column(Column::NotificationId)
-        .filter(Column::State.eq(State::Pending))
+        // Only what is PENDING has one, and the index holds nothing else.
         .filter(Column::NextAttemptTime.lte(tx.now()))
         .order_by_asc(Column::NextAttemptTime)
         .limit(limit as u64)

@@ -81,15 +81,17 @@ pub(super) fn mark(response: &mut Response<Body>, id: &CorrelationId) {
     }
 }
 
-/// Logs what an answer's head, or a stream's trailers, say about it.
+/// Logs what an answer's head, or a stream's trailers, say about it. Only what our own code calls a bug is
+/// an error: tonic answers a caller's garbage with INTERNAL too.
 pub(super) fn report(status: &Status) {
     let code = status.code();
-    match code {
-        Code::Ok => {}
-        Code::Internal | Code::Unknown | Code::DataLoss => {
-            tracing::error!(grpc.code = ?code, error = chain(status), "call failed");
-        }
-        _ => tracing::debug!(grpc.code = ?code, "call refused"),
+    if code == Code::Ok {
+        return;
+    }
+    if status::reason_of(status).as_deref() == Some(Reason::Internal.as_str()) {
+        tracing::error!(grpc.code = ?code, error = chain(status), "call failed");
+    } else {
+        tracing::debug!(grpc.code = ?code, error = chain(status), "call refused");
     }
 }
 
