@@ -10,6 +10,7 @@ mod kill;
 mod process;
 mod start;
 mod stop;
+mod traces;
 #[path = "../harness/webhook.rs"]
 #[allow(dead_code)] // this test uses a part of it
 mod webhook;
