@@ -1,7 +1,7 @@
 //! The outbox: events that are committed with the state they tell of, until the relay has published them.
 
 use couponmesh_runtime::{
-    Context, CorrelationId, Timestamp,
+    Context, Timestamp,
     id::{EventId, MemberId},
 };
 use sea_orm::{
@@ -72,13 +72,12 @@ impl Model {
             source: source.to_owned(),
             member_id: self.member_id,
             time: self.create_time,
-            context: Context {
-                // Written from a CorrelationId, so it parses; the event's own id is the honest stand-in.
-                correlation_id: CorrelationId::parse(&self.correlation_id)
-                    .unwrap_or_else(|| CorrelationId::from(self.event_id.0)),
-                causation_id: self.causation_id,
-                traceparent: self.traceparent,
-            },
+            context: Context::stored(
+                &self.correlation_id,
+                self.event_id.0,
+                self.causation_id,
+                self.traceparent,
+            ),
             payload: self.payload,
         }
     }

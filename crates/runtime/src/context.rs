@@ -50,6 +50,23 @@ pub struct Context {
 }
 
 impl Context {
+    /// The context that a row holds in its columns, each as it was written from a context. Should the
+    /// correlation id not parse, which it does, `stand_in`, the row's own id, takes its place.
+    #[must_use]
+    pub fn stored(
+        correlation_id: &str,
+        stand_in: Uuid,
+        causation_id: Option<Uuid>,
+        traceparent: Option<String>,
+    ) -> Self {
+        Self {
+            correlation_id: CorrelationId::parse(correlation_id)
+                .unwrap_or_else(|| CorrelationId::from(stand_in)),
+            causation_id,
+            traceparent,
+        }
+    }
+
     /// A context that nothing else caused: for a request without an id of its own.
     #[must_use]
     pub fn new(correlation_id: CorrelationId) -> Self {

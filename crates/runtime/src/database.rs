@@ -205,15 +205,6 @@ pub fn status_of(error: &DbErr) -> Status {
     }
 }
 
-/// Whether an error is a unique index that refused a row.
-#[must_use]
-pub fn is_unique_violation(error: &DbErr) -> bool {
-    matches!(
-        error.sql_err(),
-        Some(sea_orm::SqlErr::UniqueConstraintViolation(_))
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,7 +3,7 @@
 use couponmesh_messaging::Transaction;
 use couponmesh_proto::member::v1 as proto;
 use couponmesh_runtime::{
-    Context, CorrelationId, Timestamp,
+    Context, Timestamp,
     id::{MemberId, WithdrawalId},
 };
 use sea_orm::{
@@ -120,13 +120,13 @@ impl Model {
     /// What caused it, for its calls and events.
     #[must_use]
     pub fn context(&self) -> Context {
-        Context {
-            // Written from a CorrelationId, so it parses; the withdrawal's own id is the honest stand-in.
-            correlation_id: CorrelationId::parse(&self.correlation_id)
-                .unwrap_or_else(|| CorrelationId::from(self.withdrawal_id.0)),
-            causation_id: None,
-            traceparent: self.traceparent.clone(),
-        }
+        let traceparent = self.traceparent.clone();
+        Context::stored(
+            &self.correlation_id,
+            self.withdrawal_id.0,
+            None,
+            traceparent,
+        )
     }
 }
 

@@ -8,7 +8,7 @@ use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
 use couponmesh_messaging::Store;
 use couponmesh_proto::notification::v1::NotificationSent;
 use couponmesh_runtime::{
-    Context, CorrelationId, backoff::Backoff, id::NotificationId, running::Running, wake::Wake,
+    Context, backoff::Backoff, id::NotificationId, running::Running, wake::Wake,
 };
 use futures::{StreamExt as _, stream};
 use sea_orm::DbErr;
@@ -186,13 +186,12 @@ fn message(notification: &Model) -> Message<'_> {
 }
 
 fn context(notification: &Model) -> Context {
-    Context {
-        // Written from a CorrelationId, so it parses; the notification's own id is the honest stand-in.
-        correlation_id: CorrelationId::parse(&notification.correlation_id)
-            .unwrap_or_else(|| CorrelationId::from(notification.notification_id.0)),
-        causation_id: notification.causation_id,
-        traceparent: notification.traceparent.clone(),
-    }
+    Context::stored(
+        &notification.correlation_id,
+        notification.notification_id.0,
+        notification.causation_id,
+        notification.traceparent.clone(),
+    )
 }
 
 fn log(notification: &Model, error: &DeliveryError, last: bool) {

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use couponmesh_runtime::{
-    Clock, Context, CorrelationId, Timestamp,
+    Clock, Context, Timestamp,
     database::Database,
     id::{EventId, MemberId},
 };
@@ -52,13 +52,12 @@ impl Model {
             source: self.source,
             member_id: self.member_id,
             time: self.event_time,
-            context: Context {
-                // Written from a CorrelationId, so it parses; the event's own id is the honest stand-in.
-                correlation_id: CorrelationId::parse(&self.correlation_id)
-                    .unwrap_or_else(|| CorrelationId::from(self.event_id.0)),
-                causation_id: self.causation_id,
-                traceparent: self.traceparent,
-            },
+            context: Context::stored(
+                &self.correlation_id,
+                self.event_id.0,
+                self.causation_id,
+                self.traceparent,
+            ),
             payload: self.payload,
         }
     }
