@@ -28,6 +28,17 @@ pub(crate) enum Command {
     /// it: nothing is lost. `--without coupon` lets you see how registering goes on and withdrawing pauses
     /// while a service is away; run again without it and everything catches up.
     Run(RunArgs),
+    /// Runs one service, any number of replicas of it, on PostgreSQL and NATS JetStream
+    ///
+    /// Set `database.url` (the service's own database), `bus.url` and, for member, `member.coupon_address`, in
+    /// a file or by COUPONMESH__DATABASE__URL and so on. The database is migrated at the start, by one replica
+    /// at a time.
+    Serve(ServeArgs),
+    /// Brings a service's PostgreSQL database up to date, and does nothing else
+    Migrate {
+        /// Whose database `database.url` is.
+        service: ServiceName,
+    },
     /// Shows the configuration.
     Config {
         #[command(subcommand)]
@@ -45,6 +56,16 @@ pub(crate) enum ConfigCommand {
         #[arg(long)]
         default: bool,
     },
+}
+
+/// What `serve` takes.
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// The service.
+    pub(crate) service: ServiceName,
+    /// Where to listen.
+    #[arg(long, default_value = "0.0.0.0:50051", value_name = "ADDRESS")]
+    pub(crate) listen: SocketAddr,
 }
 
 /// What `run` takes.

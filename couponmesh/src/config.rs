@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use couponmesh_member::MemberConfig;
-use couponmesh_messaging::MessagingConfig;
+use couponmesh_messaging::{MessagingConfig, bus::NatsConfig};
 use couponmesh_mypage::MyPageConfig;
 use couponmesh_notification::NotificationConfig;
 use couponmesh_runtime::{
     config::{self, ConfigError, Problems, Validate},
+    database::DatabaseConfig,
     grpc::GrpcConfig,
     telemetry::TelemetryConfig,
 };
@@ -24,6 +25,10 @@ pub struct Config {
     pub telemetry: TelemetryConfig,
     /// The gRPC server.
     pub grpc: GrpcConfig,
+    /// The PostgreSQL database of the one service that `serve` runs.
+    pub database: DatabaseConfig,
+    /// The NATS server between the services that `serve` runs.
+    pub bus: NatsConfig,
     /// How events move.
     pub messaging: MessagingConfig,
     /// The member service.
@@ -48,6 +53,8 @@ impl Validate for Config {
     fn validate(&self, problems: &mut Problems) {
         problems.within("telemetry", &self.telemetry);
         problems.within("grpc", &self.grpc);
+        problems.within("database", &self.database);
+        problems.within("bus", &self.bus);
         problems.within("messaging", &self.messaging);
         problems.within("member", &self.member);
         problems.within("notification", &self.notification);

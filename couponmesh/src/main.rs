@@ -3,6 +3,7 @@
 mod cli;
 mod load;
 mod run;
+mod serve;
 
 use std::process::ExitCode;
 
@@ -15,6 +16,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         Command::Run(args) => run::run(&args, cli.config.as_deref()),
+        Command::Serve(args) => serve::serve(&args, cli.config.as_deref()),
+        Command::Migrate { service } => serve::migrate(service, cli.config.as_deref()),
         Command::Config {
             command: ConfigCommand::Print { default: true },
         } => {

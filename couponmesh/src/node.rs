@@ -8,8 +8,12 @@ use couponmesh_member::{Member, coupon_client::CouponClient};
 use couponmesh_messaging::Bus;
 use couponmesh_mypage::MyPage;
 use couponmesh_notification::Notification;
-use couponmesh_runtime::grpc::{Bound, GrpcServer};
-use tokio::{net::TcpListener, task::JoinHandle};
+use couponmesh_runtime::{
+    database::health,
+    grpc::{Bound, GrpcServer},
+    running::Running,
+};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -35,6 +39,17 @@ impl ServiceName {
     #[must_use]
     pub fn all() -> BTreeSet<Self> {
         Self::value_variants().iter().copied().collect()
+    }
+
+    /// Its name in events, logs and configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Member => couponmesh_member::NAME,
+            Self::Coupon => couponmesh_coupon::NAME,
+            Self::Notification => couponmesh_notification::NAME,
+            Self::Mypage => couponmesh_mypage::NAME,
+        }
     }
 
     /// The full name of its gRPC service.
@@ -75,7 +90,7 @@ pub enum NodeError {
         /// Whose database.
         service: &'static str,
         /// What the database said.
-        source: sea_orm::DbErr,
+        source: couponmesh_messaging::migrations::MigrateError,
     },
     /// The notification service cannot start.
     #[error(transparent)]
@@ -91,7 +106,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts `services` of `stack` on `listen`; the others of the mesh answer UNAVAILABLE there.
+    /// Starts `services` of `stack` on `listen`, where `absent` ones answer UNAVAILABLE.
     ///
     /// # Errors
     /// When the address, a database or the configuration cannot be used; nothing is served then.
@@ -100,6 +115,7 @@ impl Node {
         config: &Config,
         listen: SocketAddr,
         services: &BTreeSet<ServiceName>,
+        absent: &BTreeSet<ServiceName>,
     ) -> Result<Self, NodeError> {
         let no_listener = |source| NodeError::Listen {
             address: listen,
@@ -109,7 +125,7 @@ impl Node {
         let listener = TcpListener::bind(listen).await.map_err(no_listener)?;
         let address = listener.local_addr().map_err(no_listener)?;
         let running = Services::start(stack, config, address, services).await?;
-        let bound = match running.bind(stack, config, services, listener).await {
+        let bound = match running.bind(stack, config, absent, listener).await {
             Ok(bound) => bound,
             Err(error) => {
                 running.stop().await;
@@ -144,7 +160,7 @@ impl Node {
     pub async fn stop(self) {
         self.stop.cancel();
         // Streams would last as long as their callers like.
-        if let Some(mypage) = &self.services.mypage {
+        if let Some((mypage, _)) = &self.services.mypage {
             mypage.drain();
         }
         // Ends badly only when it panicked, which is logged.
@@ -155,11 +171,16 @@ impl Node {
 
 #[derive(Default)]
 struct Services {
-    member: Option<Member>,
-    coupon: Option<Coupon>,
-    notification: Option<Notification>,
-    mypage: Option<MyPage>,
+    member: Option<(Member, Ready)>,
+    coupon: Option<(Coupon, Ready)>,
+    notification: Option<(Notification, Ready)>,
+    mypage: Option<(MyPage, Ready)>,
+    /// Watches their databases.
+    watching: Running,
 }
+
+/// Whether a service's database can be reached.
+type Ready = watch::Receiver<bool>;
 
 impl Services {
     async fn start(
@@ -188,7 +209,12 @@ impl Services {
         address: SocketAddr,
     ) -> Result<(), NodeError> {
         let messaging = &config.messaging;
-        let migrate = |service| move |source| NodeError::Migrate { service, source };
+        let store = stack.store(name.name()).await?;
+        let ready = health::watch(store.database(), &self.watching);
+        let migrate = |source| NodeError::Migrate {
+            service: name.name(),
+            source,
+        };
         match name {
             ServiceName::Member => {
                 let coupon_address = match config.member.coupon_address.as_str() {
@@ -197,30 +223,21 @@ impl Services {
                 };
                 let coupon = CouponClient::new(&coupon_address, config.member.withdrawal.deadline)
                     .map_err(NodeError::CouponAddress)?;
-                let service = couponmesh_member::NAME;
-                let store = stack.store(service).await?;
                 let member = Member::start(store, bus, coupon, &config.member, messaging).await;
-                self.member = Some(member.map_err(migrate(service))?);
+                self.member = Some((member.map_err(migrate)?, ready));
             }
             ServiceName::Coupon => {
-                let service = couponmesh_coupon::NAME;
-                let store = stack.store(service).await?;
-                self.coupon = Some(
-                    Coupon::start(store, bus, messaging)
-                        .await
-                        .map_err(migrate(service))?,
-                );
+                let coupon = Coupon::start(store, bus, messaging).await;
+                self.coupon = Some((coupon.map_err(migrate)?, ready));
             }
             ServiceName::Notification => {
-                let store = stack.store(couponmesh_notification::NAME).await?;
-                self.notification =
-                    Some(Notification::start(store, bus, &config.notification, messaging).await?);
+                let notification =
+                    Notification::start(store, bus, &config.notification, messaging).await?;
+                self.notification = Some((notification, ready));
             }
             ServiceName::Mypage => {
-                let service = couponmesh_mypage::NAME;
-                let store = stack.store(service).await?;
                 let mypage = MyPage::start(store, bus, &config.mypage, messaging).await;
-                self.mypage = Some(mypage.map_err(migrate(service))?);
+                self.mypage = Some((mypage.map_err(migrate)?, ready));
             }
         }
         Ok(())
@@ -230,7 +247,7 @@ impl Services {
         &self,
         stack: &Stack,
         config: &Config,
-        wanted: &BTreeSet<ServiceName>,
+        absent: &BTreeSet<ServiceName>,
         listener: TcpListener,
     ) -> Result<Bound, NodeError> {
         let sources = stack.sources();
@@ -238,35 +255,40 @@ impl Services {
         let bytes = config.grpc.max_message_bytes;
         let mut server =
             GrpcServer::new(&config.grpc, couponmesh_proto::DESCRIPTORS, clock, random);
-        if let Some(member) = &self.member {
-            server = server.add(member.server().max_decoding_message_size(bytes));
+        if let Some((member, ready)) = &self.member {
+            let service = member.server().max_decoding_message_size(bytes);
+            server = server.add(service, ready.clone());
         }
-        if let Some(coupon) = &self.coupon {
-            server = server.add(coupon.server().max_decoding_message_size(bytes));
+        if let Some((coupon, ready)) = &self.coupon {
+            let service = coupon.server().max_decoding_message_size(bytes);
+            server = server.add(service, ready.clone());
         }
-        if let Some(notification) = &self.notification {
-            server = server.add(notification.server().max_decoding_message_size(bytes));
+        if let Some((notification, ready)) = &self.notification {
+            let service = notification.server().max_decoding_message_size(bytes);
+            server = server.add(service, ready.clone());
         }
-        if let Some(mypage) = &self.mypage {
-            server = server.add(mypage.server().max_decoding_message_size(bytes));
+        if let Some((mypage, ready)) = &self.mypage {
+            let service = mypage.server().max_decoding_message_size(bytes);
+            server = server.add(service, ready.clone());
         }
-        for absent in ServiceName::all().difference(wanted) {
-            server = server.absent(absent.grpc_name());
+        for name in absent {
+            server = server.absent(name.grpc_name());
         }
         server.listen_on(listener).await.map_err(NodeError::Server)
     }
 
     async fn stop(&self) {
-        if let Some(member) = &self.member {
+        self.watching.stop().await;
+        if let Some((member, _)) = &self.member {
             member.stop().await;
         }
-        if let Some(coupon) = &self.coupon {
+        if let Some((coupon, _)) = &self.coupon {
             coupon.stop().await;
         }
-        if let Some(notification) = &self.notification {
+        if let Some((notification, _)) = &self.notification {
             notification.stop().await;
         }
-        if let Some(mypage) = &self.mypage {
+        if let Some((mypage, _)) = &self.mypage {
             mypage.stop().await;
         }
     }

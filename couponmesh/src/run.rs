@@ -1,4 +1,4 @@
-//! `couponmesh run`.
+//! `couponmesh run`: all services in one process.
 
 use std::{collections::BTreeSet, error::Error, future::Future, path::Path, time::Duration};
 
@@ -8,14 +8,14 @@ use couponmesh::{
     stack::{Sources, Stack},
 };
 use couponmesh_runtime::{config::Problems, telemetry};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::RunArgs;
 
 /// How long background work may go on after the last call has ended.
 const BACKGROUND_TIMEOUT: Duration = Duration::from_secs(5);
 
-type BoxError = Box<dyn Error>;
+pub(crate) type BoxError = Box<dyn Error>;
 
 /// Runs until SIGTERM or Ctrl-C.
 pub(crate) fn run(args: &RunArgs, file: Option<&Path>) -> Result<(), BoxError> {
@@ -27,7 +27,19 @@ pub(crate) fn run(args: &RunArgs, file: Option<&Path>) -> Result<(), BoxError> {
             return Err(format!("--coupon-address: {problem}").into());
         }
     }
-    block_on(serve(args, &config))?
+    let without: BTreeSet<ServiceName> = args.without.iter().copied().collect();
+    let services: BTreeSet<ServiceName> =
+        ServiceName::all().difference(&without).copied().collect();
+    if services.is_empty() {
+        return Err("--without leaves no service to run".into());
+    }
+    with_telemetry(&config, "couponmesh", async {
+        let stopping = Stopping::listen()?;
+        let stack = Stack::embedded(&args.data_dir, &config.messaging, Sources::system()).await?;
+        let node = Node::start(&stack, &config, args.listen, &services, &without).await;
+        let greet = |node: &Node| greet(node, args, &services);
+        serve_until_told(&config, stack, node, stopping, greet).await
+    })
 }
 
 /// Runs a command's future to its end.
@@ -40,36 +52,68 @@ pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> Result<T, BoxError
     Ok(outcome)
 }
 
-async fn serve(args: &RunArgs, config: &Config) -> Result<(), BoxError> {
-    let telemetry = telemetry::init(&config.telemetry, "couponmesh")?;
-    let outcome = serve_until_told(args, config).await;
-    telemetry.shutdown().await;
-    outcome
+/// The same with logs and traces.
+pub(crate) fn with_telemetry(
+    config: &Config,
+    service: &str,
+    work: impl Future<Output = Result<(), BoxError>>,
+) -> Result<(), BoxError> {
+    block_on(async {
+        let telemetry = telemetry::init(&config.telemetry, service)?;
+        let outcome = work.await;
+        telemetry.shutdown().await;
+        outcome
+    })?
 }
 
-async fn serve_until_told(args: &RunArgs, config: &Config) -> Result<(), BoxError> {
-    // Before anything is served: a signal that comes early must not go unheard.
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let without: BTreeSet<ServiceName> = args.without.iter().copied().collect();
-    let services: BTreeSet<ServiceName> =
-        ServiceName::all().difference(&without).copied().collect();
-    if services.is_empty() {
-        return Err("--without leaves no service to run".into());
+/// SIGTERM and Ctrl-C. Listen before anything is served: one that comes early must not go unheard.
+pub(crate) struct Stopping {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stopping {
+    pub(crate) fn listen() -> Result<Self, BoxError> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
-    let stack = Stack::open(&args.data_dir, &config.messaging, Sources::system()).await?;
-    let node = match Node::start(&stack, config, args.listen, &services).await {
+
+    pub(crate) async fn told(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Serves until told to stop, or until the bus was not reached for too long; then stops in good order.
+pub(crate) async fn serve_until_told<E: Error + 'static>(
+    config: &Config,
+    stack: Stack,
+    node: Result<Node, E>,
+    mut stopping: Stopping,
+    greet: impl FnOnce(&Node),
+) -> Result<(), BoxError> {
+    let node = match node {
         Ok(node) => node,
         Err(error) => {
             stack.close().await;
             return Err(error.into());
         }
     };
-    greet(&node, args, &services);
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    greet(&node);
+    let never_reached = async {
+        match stack.bus_reached().await {
+            Ok(()) => std::future::pending().await,
+            Err(error) => error,
+        }
+    };
+    let outcome = tokio::select! {
+        () = stopping.told() => Ok(()),
+        error = never_reached => Err(error.into()),
+    };
     tracing::info!("stopping");
     let stopped = async {
         node.stop().await;
@@ -81,18 +125,14 @@ async fn serve_until_told(args: &RunArgs, config: &Config) -> Result<(), BoxErro
         () = tokio::time::sleep(config.grpc.drain_timeout + BACKGROUND_TIMEOUT) => {
             tracing::warn!("background work did not end in time and was cut off");
         }
-        _ = terminate.recv() => tracing::warn!("told to stop twice: cut off"),
-        _ = interrupt.recv() => tracing::warn!("told to stop twice: cut off"),
+        () = stopping.told() => tracing::warn!("told to stop twice: cut off"),
     }
-    Ok(())
+    outcome
 }
 
 /// What a newcomer needs: where it is, where the data is, and one line to try.
 fn greet(node: &Node, args: &RunArgs, services: &BTreeSet<ServiceName>) {
-    let names: Vec<String> = services
-        .iter()
-        .map(|name| format!("{name:?}").to_lowercase())
-        .collect();
+    let names: Vec<&str> = services.iter().map(|name| name.name()).collect();
     let (address, data_dir) = (node.address(), args.data_dir.display());
     crate::print(&format!(
         "couponmesh is listening on {address} ({})\n\

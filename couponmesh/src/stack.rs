@@ -3,14 +3,27 @@
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
-use couponmesh_messaging::{Bus, MessagingConfig, Store, bus::EmbeddedBus};
-use couponmesh_runtime::{Clock, Random, database::Database, fault::Faults};
+use couponmesh_messaging::{
+    Bus, MessagingConfig, Store,
+    bus::{EmbeddedBus, NatsBus, NeverReached},
+    migrations::MigrateError,
+};
+use couponmesh_runtime::{
+    Clock, Random,
+    database::{Database, DatabaseConfig},
+    fault::Faults,
+};
 use sea_orm::DbErr;
+use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use crate::data_dir::{DataDir, DataDirError};
+use crate::{
+    config::Config,
+    data_dir::{DataDir, DataDirError},
+};
 
 /// Everyone who consumes events.
 const CONSUMERS: [&str; 4] = [
@@ -19,6 +32,8 @@ const CONSUMERS: [&str; 4] = [
     couponmesh_notification::NAME,
     couponmesh_mypage::NAME,
 ];
+/// How often a database that is not there at the start is tried, and said so.
+const TRY_AGAIN: Duration = Duration::from_secs(3);
 
 /// Where time, randomness and, in tests, faults come from.
 #[derive(Clone, Debug)]
@@ -55,25 +70,43 @@ pub enum StackError {
         /// The file.
         path: PathBuf,
         /// What the database said.
+        source: MigrateError,
+    },
+    /// The server stayed away, or did not let us in.
+    #[error("database.url: no connection within {:?}: {source}", .after)]
+    Unreachable {
+        /// How long it was tried.
+        after: Duration,
+        /// What the last attempt said.
         source: DbErr,
     },
 }
 
-/// The embedded stack: one SQLite file per service and one for the bus, in a directory of its own.
+/// Databases and bus of one process.
 pub struct Stack {
-    data_dir: DataDir,
-    log: EmbeddedBus,
+    backend: Backend,
     bus: Arc<dyn Bus>,
+    replica: Uuid,
     sources: Sources,
     databases: Mutex<Vec<Database>>,
 }
 
+enum Backend {
+    /// One SQLite file per service and one for the bus, in a directory of its own.
+    Embedded { data_dir: DataDir, log: EmbeddedBus },
+    /// The PostgreSQL database of one service, and NATS.
+    Servers {
+        database: DatabaseConfig,
+        nats: NatsBus,
+    },
+}
+
 impl Stack {
-    /// Opens the stack in `data_dir`, making what is missing.
+    /// The embedded stack in `data_dir`, whose files are made when they are missing.
     ///
     /// # Errors
     /// When the directory or the bus's file cannot be used.
-    pub async fn open(
+    pub async fn embedded(
         data_dir: &Path,
         messaging: &MessagingConfig,
         sources: Sources,
@@ -90,12 +123,37 @@ impl Stack {
             .await
             .map_err(|source| StackError::Database { path, source })?;
         Ok(Self {
-            data_dir,
             bus: Arc::new(log.clone()),
-            log,
+            backend: Backend::Embedded { data_dir, log },
+            // One process owns the directory, so a restart takes its own leases over: they are all its own.
+            replica: Uuid::nil(),
             sources,
             databases: Mutex::default(),
         })
+    }
+
+    /// The servers that `config` names, for a replica of `service`. The bus is connected in the background.
+    #[must_use]
+    pub fn servers(config: &Config, service: &str, sources: Sources) -> Self {
+        let Sources { clock, random, .. } = &sources;
+        let replica = random.uuid_v7(clock.now());
+        let nats = NatsBus::start(
+            &config.bus,
+            &config.messaging,
+            &format!("{service} {replica}"),
+            &CONSUMERS,
+            clock.clone(),
+        );
+        Self {
+            bus: Arc::new(nats.clone()),
+            backend: Backend::Servers {
+                database: config.database.clone(),
+                nats,
+            },
+            replica,
+            sources,
+            databases: Mutex::default(),
+        }
     }
 
     /// Puts `wrap` around the bus, e.g. one that delivers as badly as a bus may. For services started after.
@@ -108,12 +166,20 @@ impl Stack {
     /// Opens the database of `service`.
     ///
     /// # Errors
-    /// When its file cannot be used.
+    /// When its file cannot be used, or its server stays away for too long.
     pub async fn store(&self, service: &'static str) -> Result<Store, StackError> {
-        let path = self.data_dir.database(service);
-        let database = Database::open_sqlite(&path)
-            .await
-            .map_err(|source| StackError::Database { path, source })?;
+        let database = match &self.backend {
+            Backend::Embedded { data_dir, .. } => {
+                let path = data_dir.database(service);
+                Database::open_sqlite(&path)
+                    .await
+                    .map_err(|source| StackError::Database {
+                        path,
+                        source: source.into(),
+                    })?
+            }
+            Backend::Servers { database, .. } => connect(database, service).await?,
+        };
         self.databases
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -123,10 +189,9 @@ impl Stack {
             random,
             faults,
         } = self.sources.clone();
-        // One process owns the directory, so a restart takes its own leases over: they are all its own.
         Ok(Store::new(
             service,
-            Uuid::nil(),
+            self.replica,
             database,
             clock,
             random,
@@ -140,15 +205,29 @@ impl Stack {
         self.bus.clone()
     }
 
+    /// Waits until the bus was reached once; the embedded one is there from the start.
+    ///
+    /// # Errors
+    /// When it was not within the configured time.
+    pub async fn bus_reached(&self) -> Result<(), NeverReached> {
+        match &self.backend {
+            Backend::Embedded { .. } => Ok(()),
+            Backend::Servers { nats, .. } => nats.reached().await,
+        }
+    }
+
     /// Time, randomness and faults.
     #[must_use]
     pub fn sources(&self) -> &Sources {
         &self.sources
     }
 
-    /// Closes every file. Services have to be stopped before.
+    /// Closes every file and connection. Services have to be stopped before.
     pub async fn close(self) {
-        self.log.close().await;
+        match &self.backend {
+            Backend::Embedded { log, .. } => log.close().await,
+            Backend::Servers { nats, .. } => nats.close().await,
+        }
         let databases = self
             .databases
             .into_inner()
@@ -161,5 +240,29 @@ impl Stack {
                 );
             }
         }
+    }
+}
+
+/// Connects to a server that may still be starting, or that was given wrong, which cannot be told apart.
+///
+/// # Errors
+/// When it stays away, or does not let us in, for as long as configured.
+pub async fn connect(config: &DatabaseConfig, service: &str) -> Result<Database, StackError> {
+    let end = Instant::now() + config.start_timeout;
+    loop {
+        let source = match Database::open_postgres(config, service).await {
+            Ok(database) => return Ok(database),
+            Err(source) => source,
+        };
+        if Instant::now() + TRY_AGAIN > end {
+            let after = config.start_timeout;
+            return Err(StackError::Unreachable { after, source });
+        }
+        tracing::warn!(
+            service,
+            error = &source as &dyn std::error::Error,
+            "the database is not there yet (database.url)"
+        );
+        sleep(TRY_AGAIN).await;
     }
 }

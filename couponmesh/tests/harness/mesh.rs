@@ -114,7 +114,9 @@ impl Mesh {
     async fn run(&self, service: ServiceName) -> Running {
         let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let services = BTreeSet::from([service]);
-        let node = Node::start(&self.stack, &self.home.config, anywhere, &services)
+        let absent = ServiceName::all().difference(&services).copied().collect();
+        let config = &self.home.config;
+        let node = Node::start(&self.stack, config, anywhere, &services, &absent)
             .await
             .unwrap();
         let url = format!("http://{}", node.address());
@@ -221,7 +223,7 @@ impl Home {
             random: Random::from_os(),
             faults: self.faults.clone(),
         };
-        let stack = Stack::open(self.dir.path(), &self.config.messaging, sources)
+        let stack = Stack::embedded(self.dir.path(), &self.config.messaging, sources)
             .await
             .unwrap()
             .with_bus(|bus| self.bus.around(bus));

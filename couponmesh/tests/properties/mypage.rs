@@ -156,7 +156,7 @@ async fn page(bench: &Bench, member_id: MemberId) -> pages::Model {
 #[test]
 fn a_page_ends_the_same_whatever_the_order() {
     let bench = Bench::new::<Migrator>(NAME);
-    let handler = MyPageHandler::new(Watchers::default());
+    let handler = MyPageHandler::new(Watchers::default(), bench.store.signals().clone());
     let stories = proptest::collection::vec(story(), 1..4);
     bench.check(
         (stories, delivery()),

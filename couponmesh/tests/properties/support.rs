@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, future::Future};
 
-use couponmesh_messaging::{Event, Handler, Store, outbox};
+use couponmesh_messaging::{Event, Handler, Store, migrations::bring_up, outbox};
 use couponmesh_runtime::{
     Clock, Context, CorrelationId, Random, Timestamp,
     database::Database,
@@ -42,7 +42,7 @@ impl Bench {
         let database = runtime.block_on(async {
             let path = dir.path().join("service.db");
             let database = Database::open_sqlite(&path).await.unwrap();
-            M::up(database.write(), None).await.unwrap();
+            bring_up::<M>(&database).await.unwrap();
             database
         });
         let (clock, random) = (Clock::manual(NOW), Random::seeded(1));

@@ -11,6 +11,7 @@ pub mod migrations;
 pub mod outbox;
 pub mod relay;
 pub mod rows;
+pub mod signal;
 pub mod store;
 
 pub use bus::{Bus, BusError};
@@ -46,7 +47,7 @@ impl Validate for MessagingConfig {
     }
 }
 
-/// Starts everything that moves a service's events: relay, consumer and janitor, as tasks of `running`.
+/// Starts everything that moves a service's events: relay, consumer, janitor and signals, as tasks of `running`.
 pub fn start<H: Handler>(
     store: &Store,
     bus: &Arc<dyn Bus>,
@@ -54,6 +55,7 @@ pub fn start<H: Handler>(
     config: &MessagingConfig,
     running: &Running,
 ) {
+    signal::start(store, running);
     relay::start(store, bus, config.batch, running);
     consumer::start(store, bus, handler, config.batch, running);
     janitor::start(store, config.retention, running);

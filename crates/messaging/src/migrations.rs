@@ -1,4 +1,10 @@
-//! The tables of outbox, inbox, dead letters and leases. Every service's migrations begin with these.
+//! Bringing a database up to date, and the tables of outbox, inbox, dead letters and leases, with which
+//! every service's migrations begin.
+
+mod bring_up;
+mod record;
+
+pub use bring_up::{MigrateError, bring_up};
 
 use sea_orm_migration::prelude::*;
 
@@ -7,7 +13,7 @@ use crate::{dead_letter, inbox, lease, outbox};
 /// The migrations of this crate, in order.
 #[must_use]
 pub fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-    vec![Box::new(CreateMessaging)]
+    vec![Box::new(CreateMessaging), Box::new(record::CreateRecord)]
 }
 
 struct CreateMessaging;
@@ -20,11 +26,6 @@ impl MigrationName for CreateMessaging {
 
 #[async_trait::async_trait]
 impl MigrationTrait for CreateMessaging {
-    // On SQLite, too: a process that is killed halfway leaves nothing, and the next one begins anew.
-    fn use_transaction(&self) -> Option<bool> {
-        Some(true)
-    }
-
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let schema = sea_orm::Schema::new(manager.get_database_backend());
         manager

@@ -13,6 +13,7 @@ use crate::{
     bus::{Bus, BusError},
     lease::Lease,
     outbox,
+    signal::Topic,
     store::Store,
 };
 
@@ -29,9 +30,24 @@ enum RelayError {
 
 pub(crate) fn start(store: &Store, bus: &Arc<dyn Bus>, batch: usize, running: &Running) {
     let (store, bus, stop) = (store.clone(), bus.clone(), running.stopping());
+    let (listening, stop_listening) = (store.clone(), stop.clone());
     running.keep("relay", move || {
         run(store.clone(), bus.clone(), batch, stop.clone())
     });
+    running.keep("relay's ear", move || {
+        listen(listening.clone(), stop_listening.clone())
+    });
+}
+
+/// Another replica committed events.
+async fn listen(store: Store, stop: CancellationToken) {
+    let mut others = store.signals().listen(Topic::Outbox);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = others.next() => store.outbox_wake().wake(),
+        }
+    }
 }
 
 async fn run(store: Store, bus: Arc<dyn Bus>, batch: usize, stop: CancellationToken) {
@@ -66,6 +82,7 @@ async fn run(store: Store, bus: Arc<dyn Bus>, batch: usize, stop: CancellationTo
             () = store.outbox_wake().wait(pause) => {}
         }
     }
+    store.set_relays(false);
     lease.release().await;
 }
 
@@ -76,7 +93,9 @@ async fn relay(
     batch: usize,
     lease: &mut Lease,
 ) -> Result<bool, RelayError> {
-    if !lease.hold().await? {
+    let holds = lease.hold().await?;
+    store.set_relays(holds);
+    if !holds {
         return Ok(false);
     }
     let rows = outbox::unpublished(store.read(), batch).await?;

@@ -3,22 +3,29 @@
 use std::{
     fmt,
     ops::Deref,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use couponmesh_runtime::{
     Clock, Context, Random, Timestamp,
-    database::Database,
+    database::{self, Database, Reader},
     fault::Faults,
     id::{EventId, MemberId},
     telemetry,
     wake::Wake,
 };
 use prost::{Message, Name};
-use sea_orm::{DatabaseConnection, DatabaseTransaction, DbErr};
+use sea_orm::DbErr;
 use uuid::Uuid;
 
-use crate::{event::Event, outbox};
+use crate::{
+    event::Event,
+    outbox,
+    signal::{Signals, Topic},
+};
 
 /// A service's database, its clock and its randomness. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -33,6 +40,9 @@ struct Inner {
     random: Random,
     faults: Faults,
     outbox: Wake,
+    /// Whether this replica is the one that publishes what waits in the outbox.
+    relays: AtomicBool,
+    signals: Signals,
 }
 
 impl Store {
@@ -51,6 +61,7 @@ impl Store {
         faults: Faults,
     ) -> Self {
         Self(Arc::new(Inner {
+            signals: Signals::new(&database, replica),
             service,
             replica,
             database,
@@ -58,6 +69,7 @@ impl Store {
             random,
             faults,
             outbox: Wake::default(),
+            relays: AtomicBool::new(false),
         }))
     }
 
@@ -78,7 +90,7 @@ impl Store {
 
     /// The connection for reads outside a transaction.
     #[must_use]
-    pub fn read(&self) -> &DatabaseConnection {
+    pub fn read(&self) -> &Reader {
         self.0.database.read()
     }
 
@@ -130,6 +142,17 @@ impl Store {
         &self.0.faults
     }
 
+    /// To and from the other replicas.
+    #[must_use]
+    pub fn signals(&self) -> &Signals {
+        &self.0.signals
+    }
+
+    /// Whether this replica publishes what waits in the outbox; otherwise another does.
+    pub(crate) fn set_relays(&self, relays: bool) {
+        self.0.relays.store(relays, Ordering::Relaxed);
+    }
+
     /// Wakes the relay: the outbox may have rows to publish.
     #[must_use]
     pub(crate) fn outbox_wake(&self) -> &Wake {
@@ -140,7 +163,7 @@ impl Store {
 /// An open transaction on a service's database. State and events change through it and commit
 /// together; what is dropped without [`commit`](Self::commit) never happened.
 pub struct Transaction {
-    inner: DatabaseTransaction,
+    inner: database::Transaction,
     store: Store,
     scope: &'static str,
     now: Timestamp,
@@ -235,6 +258,9 @@ impl Transaction {
         }
         if publishes {
             store.outbox_wake().wake();
+            if !store.0.relays.load(Ordering::Relaxed) {
+                store.signals().send(Topic::Outbox, []);
+            }
         }
         for action in after {
             action();
@@ -245,7 +271,7 @@ impl Transaction {
 
 /// Tables read and write through the open transaction.
 impl Deref for Transaction {
-    type Target = DatabaseTransaction;
+    type Target = database::Transaction;
 
     fn deref(&self) -> &Self::Target {
         &self.inner

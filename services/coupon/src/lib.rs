@@ -21,11 +21,12 @@ pub mod migrations;
 
 use std::sync::Arc;
 
-use couponmesh_messaging::{Bus, MessagingConfig, Store};
+use couponmesh_messaging::{
+    Bus, MessagingConfig, Store,
+    migrations::{MigrateError, bring_up},
+};
 use couponmesh_proto::coupon::v1::coupon_service_server::CouponServiceServer;
 use couponmesh_runtime::running::Running;
-use sea_orm::DbErr;
-use sea_orm_migration::MigratorTrait as _;
 
 /// The name of this service, in events and logs.
 pub const NAME: &str = "coupon";
@@ -46,8 +47,8 @@ impl Coupon {
         store: Store,
         bus: &Arc<dyn Bus>,
         messaging: &MessagingConfig,
-    ) -> Result<Self, DbErr> {
-        migrations::Migrator::up(store.database().write(), None).await?;
+    ) -> Result<Self, MigrateError> {
+        bring_up::<migrations::Migrator>(store.database()).await?;
         let running = Running::new();
         couponmesh_messaging::start(&store, bus, consumer::CouponHandler, messaging, &running);
         Ok(Self {

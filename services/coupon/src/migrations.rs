@@ -26,11 +26,6 @@ impl MigrationName for CreateCoupon {
 
 #[async_trait::async_trait]
 impl MigrationTrait for CreateCoupon {
-    // On SQLite, too: a process that is killed halfway leaves nothing, and the next one begins anew.
-    fn use_transaction(&self) -> Option<bool> {
-        Some(true)
-    }
-
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let schema = sea_orm::Schema::new(manager.get_database_backend());
         manager

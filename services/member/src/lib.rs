@@ -34,11 +34,12 @@ pub use config::{MemberConfig, WithdrawalConfig};
 
 use std::sync::Arc;
 
-use couponmesh_messaging::{Bus, MessagingConfig, Store};
+use couponmesh_messaging::{
+    Bus, MessagingConfig, Store,
+    migrations::{MigrateError, bring_up},
+};
 use couponmesh_proto::member::v1::member_service_server::MemberServiceServer;
 use couponmesh_runtime::running::Running;
-use sea_orm::DbErr;
-use sea_orm_migration::MigratorTrait as _;
 
 /// The name of this service, in events and logs.
 pub const NAME: &str = "member";
@@ -61,8 +62,8 @@ impl Member {
         coupon: coupon_client::CouponClient,
         config: &MemberConfig,
         messaging: &MessagingConfig,
-    ) -> Result<Self, DbErr> {
-        migrations::Migrator::up(store.database().write(), None).await?;
+    ) -> Result<Self, MigrateError> {
+        bring_up::<migrations::Migrator>(store.database()).await?;
         let running = Running::new();
         let finisher = worker::start(&store, coupon, &config.withdrawal, &running);
         couponmesh_messaging::start(&store, bus, consumer::MemberHandler, messaging, &running);

@@ -1,7 +1,10 @@
 //! Door 2: events about members and coupons.
 
 use async_trait::async_trait;
-use couponmesh_messaging::{Event, Handler, HandlerError, Transaction};
+use couponmesh_messaging::{
+    Event, Handler, HandlerError, Transaction,
+    signal::{Signals, Topic},
+};
 use couponmesh_proto::{
     coupon::v1::{CouponCancelled, CouponIssued},
     member::v1::{MemberChanged, MemberRegistered, MemberWithdrawn},
@@ -15,13 +18,14 @@ use crate::{show::News, watchers::Watchers};
 #[derive(Debug)]
 pub struct MyPageHandler {
     watchers: Watchers,
+    signals: Signals,
 }
 
 impl MyPageHandler {
-    /// A handler that tells `watchers` which pages changed.
+    /// A handler that tells `watchers` and, by `signals`, those of other replicas which pages changed.
     #[must_use]
-    pub fn new(watchers: Watchers) -> Self {
-        Self { watchers }
+    pub fn new(watchers: Watchers, signals: Signals) -> Self {
+        Self { watchers, signals }
     }
 }
 
@@ -54,9 +58,10 @@ impl Handler for MyPageHandler {
             }
         }
         news.show(tx).await?;
-        let watchers = self.watchers.clone();
+        let (watchers, signals) = (self.watchers.clone(), self.signals.clone());
         let members: Vec<MemberId> = events.iter().map(|event| event.member_id).collect();
         tx.after_commit(move || {
+            signals.send(Topic::Page, members.iter().map(|member_id| member_id.0));
             for member_id in members {
                 watchers.changed(member_id);
             }

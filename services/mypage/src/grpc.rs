@@ -68,18 +68,32 @@ impl Door {
         }
     }
 
-    /// The page after its next change; none when the server drains.
-    async fn next_page(&self, watch: &mut Watch, member_id: MemberId) -> Result<Model, Error> {
+    /// The page, once it shows something else than `shown`.
+    async fn next_page(
+        &self,
+        watch: &mut Watch,
+        member_id: MemberId,
+        shown: Versions,
+    ) -> Result<Model, Error> {
         loop {
             tokio::select! {
                 () = self.draining.cancelled() => return Err(Error::Draining),
                 () = watch.changed() => {}
             }
-            if let Some(page) = pages::find(self.store.read(), member_id).await? {
+            if let Some(page) = pages::find(self.store.read(), member_id).await?
+                && versions(&page) != shown
+            {
                 return Ok(page);
             }
         }
     }
+}
+
+/// Of the member and of the coupon that a page shows.
+type Versions = (i64, i64);
+
+fn versions(page: &Model) -> Versions {
+    (page.member_version, page.coupon_version)
 }
 
 /// A watcher between two pages.
@@ -89,6 +103,7 @@ struct Watching {
     member_id: MemberId,
     /// The page that was there when the watch began, until it is sent.
     first: Option<Model>,
+    shown: Versions,
 }
 
 impl Watching {
@@ -96,15 +111,18 @@ impl Watching {
     async fn next(mut self) -> (Result<proto::WatchMyPageResponse, Status>, Option<Self>) {
         let page = match self.first.take() {
             Some(first) => Ok(first),
-            None => self.door.next_page(&mut self.watch, self.member_id).await,
+            None => {
+                self.door
+                    .next_page(&mut self.watch, self.member_id, self.shown)
+                    .await
+            }
         };
         match page {
-            Ok(page) => (
-                Ok(proto::WatchMyPageResponse {
-                    page: Some(page.into()),
-                }),
-                Some(self),
-            ),
+            Ok(page) => {
+                self.shown = versions(&page);
+                let page = Some(page.into());
+                (Ok(proto::WatchMyPageResponse { page }), Some(self))
+            }
             Err(error) => (Err(error.into()), None),
         }
     }
@@ -158,6 +176,7 @@ impl MyPageService for Door {
             door: self.clone(),
             watch,
             member_id,
+            shown: versions(&first),
             first: Some(first),
         };
         let pages = stream::unfold(Some(watching), |watching| async move {

@@ -19,14 +19,15 @@ pub mod watchers;
 
 use std::{sync::Arc, time::Duration};
 
-use couponmesh_messaging::{Bus, MessagingConfig, Store};
+use couponmesh_messaging::{
+    Bus, MessagingConfig, Store,
+    migrations::{MigrateError, bring_up},
+};
 use couponmesh_proto::mypage::v1::my_page_service_server::MyPageServiceServer;
 use couponmesh_runtime::{
     config::{Problems, Validate},
     running::Running,
 };
-use sea_orm::DbErr;
-use sea_orm_migration::MigratorTrait as _;
 use serde::{Deserialize, Serialize};
 
 /// The name of this service, in events and logs.
@@ -64,11 +65,15 @@ impl MyPage {
         bus: &Arc<dyn Bus>,
         config: &MyPageConfig,
         messaging: &MessagingConfig,
-    ) -> Result<Self, DbErr> {
-        migrations::Migrator::up(store.database().write(), None).await?;
+    ) -> Result<Self, MigrateError> {
+        bring_up::<migrations::Migrator>(store.database()).await?;
         let running = Running::new();
         let watchers = watchers::Watchers::default();
-        let handler = consumer::MyPageHandler::new(watchers.clone());
+        let (ear, heard_for, stop) = (store.clone(), watchers.clone(), running.stopping());
+        running.keep("watchers", move || {
+            watchers::listen(heard_for.clone(), ear.clone(), stop.clone())
+        });
+        let handler = consumer::MyPageHandler::new(watchers.clone(), store.signals().clone());
         couponmesh_messaging::start(&store, bus, handler, messaging, &running);
         Ok(Self {
             door: grpc::Door::new(store, watchers, config, running.stopping()),

@@ -3,10 +3,19 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
+use couponmesh_messaging::{
+    Store,
+    signal::{Heard, Topic},
+};
 use couponmesh_runtime::id::MemberId;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// How often a page is read that no news came of.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// Everyone in this process who waits for a page. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +43,32 @@ impl Watchers {
             watchers.send_replace(());
         }
     }
+
+    /// Any page may have changed.
+    fn all_changed(&self) {
+        for watchers in self.lock().values() {
+            watchers.send_replace(());
+        }
+    }
+}
+
+/// Tells the watchers here what other replicas changed.
+pub(crate) async fn listen(watchers: Watchers, store: Store, stop: CancellationToken) {
+    let mut others = store.signals().listen(Topic::Page);
+    loop {
+        let heard = tokio::select! {
+            () = stop.cancelled() => return,
+            heard = others.next() => heard,
+        };
+        match heard {
+            Heard::Items(members) => {
+                for member_id in members {
+                    watchers.changed(MemberId(member_id));
+                }
+            }
+            Heard::Missed => watchers.all_changed(),
+        }
+    }
 }
 
 /// One who watches a page.
@@ -45,10 +80,11 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Waits until the page changed since the last call. Several changes are one: only the newest page counts.
+    /// Waits until the page may have changed since the last call. Several changes are one: only the newest
+    /// page counts. News of other replicas may be lost, so now and then it is worth a look without any.
     pub async fn changed(&mut self) {
         // Its sender lives as long as it does: the map lets go only of those whom nobody watches.
-        let _ = self.changes.changed().await;
+        let _ = tokio::time::timeout(LOOK_AGAIN, self.changes.changed()).await;
     }
 }
 

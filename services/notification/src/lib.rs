@@ -24,10 +24,12 @@ pub use config::NotificationConfig;
 
 use std::sync::Arc;
 
-use couponmesh_messaging::{Bus, MessagingConfig, Store};
+use couponmesh_messaging::{
+    Bus, MessagingConfig, Store,
+    migrations::{MigrateError, bring_up},
+};
 use couponmesh_proto::notification::v1::notification_service_server::NotificationServiceServer;
 use couponmesh_runtime::{running::Running, wake::Wake};
-use sea_orm_migration::MigratorTrait as _;
 
 use crate::channel::{Channel, ChannelError};
 
@@ -37,9 +39,9 @@ pub const NAME: &str = "notification";
 /// Why the service did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The database cannot be migrated.
-    #[error("the notification database cannot be migrated")]
-    Storage(#[from] sea_orm::DbErr),
+    /// The database cannot be brought up to date.
+    #[error("the notification database cannot be brought up to date: {0}")]
+    Migrate(#[from] MigrateError),
     /// The channel cannot be built from its configuration.
     #[error(transparent)]
     Channel(#[from] ChannelError),
@@ -64,7 +66,7 @@ impl Notification {
         messaging: &MessagingConfig,
     ) -> Result<Self, StartError> {
         let channel = Arc::new(Channel::open(&config.channel, store.clock().clone())?);
-        migrations::Migrator::up(store.database().write(), None).await?;
+        bring_up::<migrations::Migrator>(store.database()).await?;
         let running = Running::new();
         let pending = Wake::default();
         deliver::start(&store, &channel, config, &pending, &running);

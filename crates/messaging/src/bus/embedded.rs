@@ -14,11 +14,13 @@ use std::{
 use async_trait::async_trait;
 use couponmesh_runtime::{Clock, database::Database, running::Running};
 use sea_orm::{DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
-use sea_orm_migration::MigratorTrait;
 use tokio::sync::watch;
 
 use super::{Bus, BusError, Delivery, Subscription};
-use crate::event::Event;
+use crate::{
+    event::Event,
+    migrations::{MigrateError, bring_up},
+};
 
 mod table;
 
@@ -59,9 +61,13 @@ impl EmbeddedBus {
     ///
     /// # Errors
     /// When the file cannot be opened or is no such log.
-    pub async fn open(path: &Path, clock: Clock, retention: Duration) -> Result<Self, DbErr> {
+    pub async fn open(
+        path: &Path,
+        clock: Clock,
+        retention: Duration,
+    ) -> Result<Self, MigrateError> {
         let database = Database::open_sqlite(path).await?;
-        table::Migrator::up(database.write(), None).await?;
+        bring_up::<table::Migrator>(&database).await?;
         let last = table::newest(database.read()).await?;
         let bus = Self(Arc::new(Inner {
             database,

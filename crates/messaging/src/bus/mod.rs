@@ -4,8 +4,10 @@
 //! consumer at least once, in any order, and goes on after a restart where the consumer left off.
 
 mod embedded;
+mod nats;
 
 pub use embedded::EmbeddedBus;
+pub use nats::{NatsBus, NatsConfig, NeverReached};
 
 use std::sync::Arc;
 

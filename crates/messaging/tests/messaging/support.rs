@@ -8,7 +8,10 @@ use std::{
 };
 
 use couponmesh_messaging::{
-    Bus, Event, MessagingConfig, Store, bus::EmbeddedBus, dead_letter, migrations::migrations,
+    Bus, Event, MessagingConfig, Store,
+    bus::EmbeddedBus,
+    dead_letter,
+    migrations::{bring_up, migrations},
 };
 use couponmesh_proto::member::v1::{MemberRegistered, MemberSnapshot};
 use couponmesh_runtime::{
@@ -220,7 +223,7 @@ fn config() -> MessagingConfig {
 async fn store(service: &'static str, dir: &Path) -> Store {
     let path = dir.join(format!("{service}.db"));
     let database = Database::open_sqlite(&path).await.unwrap();
-    Migrator::up(database.write(), None).await.unwrap();
+    bring_up::<Migrator>(&database).await.unwrap();
     let replica = uuid::Uuid::nil();
     let (clock, random) = (Clock::system(), Random::from_os());
     Store::new(service, replica, database, clock, random, Faults::none())

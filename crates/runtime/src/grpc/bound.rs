@@ -9,10 +9,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{service::Routes, transport::Server};
-use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
     GrpcConfig,
+    health::Health,
     layer::{DoorLayer, Rules},
     listener,
 };
@@ -26,8 +26,7 @@ pub struct Bound {
     pub(super) listener: TcpListener,
     pub(super) config: GrpcConfig,
     pub(super) rules: Rules,
-    pub(super) health: HealthReporter,
-    pub(super) services: Vec<&'static str>,
+    pub(super) health: Health,
     pub(super) routes: Routes,
 }
 
@@ -49,11 +48,7 @@ impl Bound {
         let _cut_off = kill.clone().drop_guard();
         let draining = self.rules.draining.clone();
         let drain = async {
-            stop.cancelled().await;
-            for name in self.services.into_iter().chain([""]) {
-                let not_serving = ServingStatus::NotServing;
-                self.health.set_service_status(name, not_serving).await;
-            }
+            self.health.report(stop.clone()).await;
             // After the health, so that its watchers hear of it before their streams end.
             draining.cancel();
         };

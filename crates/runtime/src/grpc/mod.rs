@@ -15,6 +15,7 @@ mod config;
 mod connection;
 mod correlation;
 mod deadline;
+mod health;
 mod layer;
 mod listener;
 mod methods;
@@ -26,5 +27,6 @@ pub use self::{
     config::GrpcConfig,
     correlation::context_of,
     deadline::{Deadline, answer_by, deadline_of},
+    health::LIVENESS,
     server::GrpcServer,
 };

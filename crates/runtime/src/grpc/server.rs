@@ -3,13 +3,15 @@
 use std::{convert::Infallible, fmt, io, net::SocketAddr};
 
 use http::{Request, Response};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 use tonic::{body::Body, server::NamedService, service::RoutesBuilder};
 use tonic_health::ServingStatus;
 use tower_service::Service;
 
-use super::{GrpcConfig, bound::Bound, correlation::Mint, layer::Rules, methods::Methods};
+use super::{
+    GrpcConfig, bound::Bound, correlation::Mint, health::Health, layer::Rules, methods::Methods,
+};
 use crate::{clock::Clock, random::Random};
 
 const HEALTH: &str = "grpc.health.v1.Health";
@@ -25,6 +27,7 @@ pub struct GrpcServer {
     mint: Mint,
     routes: RoutesBuilder,
     present: Vec<&'static str>,
+    ready: Vec<watch::Receiver<bool>>,
     absent: Vec<String>,
 }
 
@@ -43,14 +46,15 @@ impl GrpcServer {
             mint: Mint { clock, random },
             routes: RoutesBuilder::default(),
             present: Vec::new(),
+            ready: Vec::new(),
             absent: Vec::new(),
         }
     }
 
-    /// Adds a generated service.
+    /// Adds a generated service, which health checks call ready while `ready` is true.
     #[must_use]
     #[allow(clippy::should_implement_trait)] // a builder's word, not arithmetic
-    pub fn add<S>(mut self, service: S) -> Self
+    pub fn add<S>(mut self, service: S, ready: watch::Receiver<bool>) -> Self
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
             + NamedService
@@ -62,6 +66,7 @@ impl GrpcServer {
     {
         self.routes.add_service(service);
         self.present.push(S::NAME);
+        self.ready.push(ready);
         self
     }
 
@@ -98,11 +103,6 @@ impl GrpcServer {
             draining: CancellationToken::new(),
         };
         let (health, service) = tonic_health::server::health_reporter();
-        for name in &self.present {
-            health
-                .set_service_status(name, ServingStatus::Serving)
-                .await;
-        }
         for name in &self.absent {
             health
                 .set_service_status(name, ServingStatus::NotServing)
@@ -130,8 +130,10 @@ impl GrpcServer {
             listener,
             config: self.config,
             rules,
-            health,
-            services: self.present,
+            health: Health {
+                reporter: health,
+                services: self.present.into_iter().zip(self.ready).collect(),
+            },
             routes: self.routes.routes().prepare(),
         })
     }

@@ -133,7 +133,7 @@ pub(crate) async fn start(config: GrpcConfig) -> Harness {
     let service = MyPageServiceServer::new(script.clone())
         .max_decoding_message_size(config.max_message_bytes);
     let bound = GrpcServer::new(&config, DESCRIPTORS, Clock::system(), Random::from_os())
-        .add(service)
+        .add(service, watch::channel(true).1)
         .absent("couponmesh.coupon.v1.CouponService")
         .bind("127.0.0.1:0".parse().unwrap())
         .await

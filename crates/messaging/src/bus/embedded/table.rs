@@ -247,11 +247,6 @@ impl MigrationName for CreateLog {
 
 #[async_trait::async_trait]
 impl MigrationTrait for CreateLog {
-    // On SQLite, too: a process that is killed halfway leaves nothing, and the next one begins anew.
-    fn use_transaction(&self) -> Option<bool> {
-        Some(true)
-    }
-
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let schema = sea_orm::Schema::new(manager.get_database_backend());
         manager

@@ -1,0 +1,375 @@
+//! NATS JetStream: one stream for all events, a durable pull consumer per service.
+//!
+//! A server with `sync_interval: always` has an event on disk before it says so. Nothing here waits for
+//! the server at the start: the doors of a service are open before the bus is, and what they do waits in
+//! the outbox.
+
+mod config;
+mod envelope;
+mod stream;
+mod subscription;
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_nats::{
+    Client, ConnectOptions,
+    jetstream::{
+        self, Context,
+        message::{AckKind, Acker},
+        stream::Stream,
+    },
+};
+use async_trait::async_trait;
+use bytes::Bytes;
+use couponmesh_runtime::{Clock, running::Running};
+use futures::future::try_join_all;
+use serde::Deserialize;
+use tokio::{sync::watch, time::Instant};
+
+pub use self::config::NatsConfig;
+use self::{stream::Found, subscription::NatsSubscription};
+use super::{Bus, BusError, Subscription};
+use crate::{MessagingConfig, event::Event};
+
+/// How often a server that is not there is tried, and said so.
+const TRY_AGAIN: Duration = Duration::from_secs(3);
+/// How long the server may take for an answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the janitor comes by.
+const CLEAN_INTERVAL: Duration = Duration::from_secs(3_600);
+/// From this number on, events are published as one batch: the server syncs once for all of them, where it
+/// syncs for each alone. Fewer are not worth the batch's own cost. Measured: docs/performance.md.
+const BATCH_FROM: usize = 8;
+
+/// The bus of one replica. Cheap to clone.
+#[derive(Clone)]
+pub struct NatsBus(Arc<Inner>);
+
+struct Inner {
+    config: NatsConfig,
+    batch: usize,
+    name: String,
+    client: watch::Sender<Option<Client>>,
+    /// The stream as it was found; none while it has to be looked for.
+    stream: Mutex<Option<Stream>>,
+    /// Whether this replica has ever found the stream.
+    met: AtomicBool,
+    running: Running,
+}
+
+/// The server was never reached.
+#[derive(Debug, thiserror::Error)]
+#[error("bus.url: no NATS server with JetStream was reached within {0:?}; see the warnings above")]
+pub struct NeverReached(Duration);
+
+impl NatsBus {
+    /// A bus that connects in the background. `name` is shown in the server's list of connections. Events
+    /// older than the retention that all of `consumers` are past are deleted.
+    #[must_use]
+    pub fn start(
+        config: &NatsConfig,
+        messaging: &MessagingConfig,
+        name: &str,
+        consumers: &'static [&'static str],
+        clock: Clock,
+    ) -> Self {
+        let bus = Self(Arc::new(Inner {
+            config: config.clone(),
+            batch: messaging.batch,
+            name: name.to_owned(),
+            client: watch::Sender::new(None),
+            stream: Mutex::default(),
+            met: AtomicBool::new(false),
+            running: Running::new(),
+        }));
+        let connecting = bus.clone();
+        bus.0.running.keep("bus", move || {
+            let bus = connecting.clone();
+            async move { bus.connect().await }
+        });
+        let (cleaning, retention) = (bus.clone(), messaging.retention);
+        bus.0.running.keep("bus janitor", move || {
+            let (bus, clock) = (cleaning.clone(), clock.clone());
+            async move { bus.clean_hourly(consumers, &clock, retention).await }
+        });
+        bus
+    }
+
+    /// Waits until the stream was found once.
+    ///
+    /// # Errors
+    /// When it was not within the configured time.
+    pub async fn reached(&self) -> Result<(), NeverReached> {
+        let end = Instant::now() + self.0.config.start_timeout;
+        while !self.0.met.load(Ordering::Relaxed) {
+            if Instant::now() >= end {
+                return Err(NeverReached(self.0.config.start_timeout));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(())
+    }
+
+    /// Ends the connection.
+    pub async fn close(&self) {
+        self.0.running.stop().await;
+        let client = self.0.client.borrow().clone();
+        if let Some(client) = client {
+            // What was acknowledged or given back last is on its way.
+            let _ = tokio::time::timeout(TIMEOUT, client.drain()).await;
+        }
+    }
+
+    /// Deletes what is old and what every consumer is past, as the janitor does.
+    ///
+    /// # Errors
+    /// When the server is away.
+    pub async fn clean(
+        &self,
+        consumers: &[&str],
+        clock: &Clock,
+        retention: Duration,
+    ) -> Result<(), BusError> {
+        let js = self.context()?;
+        stream::purge(&js, consumers, clock.now().minus(retention)).await
+    }
+
+    fn batch(&self) -> usize {
+        self.0.batch
+    }
+
+    /// Connects once; from then on the client itself comes back after every loss.
+    async fn connect(&self) {
+        let stop = self.0.running.stopping();
+        while !stop.is_cancelled() {
+            let reached = async {
+                if self.0.client.borrow().is_none() {
+                    let client = self.try_connect().await?;
+                    self.0.client.send_replace(Some(client));
+                }
+                self.stream().await
+            };
+            match reached.await {
+                Ok(_) => return,
+                Err(error) => tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the bus is not there yet (bus.url); events wait in the outbox"
+                ),
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(TRY_AGAIN) => {}
+            }
+        }
+    }
+
+    async fn try_connect(&self) -> Result<Client, BusError> {
+        let config = &self.0.config;
+        let addresses = config
+            .addresses()
+            .ok_or_else(|| BusError("bus.url is no address".into()))?;
+        let mut options = ConnectOptions::new()
+            .name(&self.0.name)
+            .connection_timeout(TIMEOUT)
+            .request_timeout(Some(TIMEOUT))
+            .ping_interval(Duration::from_secs(10))
+            .event_callback(|event| async move {
+                tracing::info!(%event, "bus connection");
+            });
+        if !config.credentials_file.as_os_str().is_empty() {
+            let read = options.credentials_file(&config.credentials_file).await;
+            options = read.map_err(|error| BusError(Box::new(error)))?;
+        }
+        if !config.tls_ca_file.as_os_str().is_empty() {
+            options = options.add_root_certificates(config.tls_ca_file.clone());
+        }
+        let connected = options.connect(addresses).await;
+        connected.map_err(|error| BusError(Box::new(error)))
+    }
+
+    fn client(&self) -> Result<Client, BusError> {
+        let client = self.0.client.borrow().clone();
+        client.ok_or_else(|| BusError("not connected".into()))
+    }
+
+    fn context(&self) -> Result<Context, BusError> {
+        let context = jetstream::ContextBuilder::new()
+            .timeout(TIMEOUT)
+            .ack_timeout(TIMEOUT);
+        Ok(context.build(self.client()?))
+    }
+
+    fn known_stream(&self) -> std::sync::MutexGuard<'_, Option<Stream>> {
+        self.0.stream.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The stream may be gone: look for it before it is used again.
+    fn look_again(&self) {
+        self.known_stream().take();
+    }
+
+    async fn stream(&self) -> Result<Stream, BusError> {
+        if let Some(stream) = &*self.known_stream() {
+            return Ok(stream.clone());
+        }
+        let Found { stream, made } = stream::find_or_make(&self.context()?, &self.0.config).await?;
+        let met_before = self.0.met.swap(true, Ordering::Relaxed);
+        if made && met_before {
+            tracing::error!(
+                stream = stream::NAME,
+                "the stream was lost and is made anew; fill it again with `couponmesh outbox republish` on every service's database"
+            );
+        } else if made {
+            tracing::info!(stream = stream::NAME, "stream made");
+        } else if !met_before {
+            for drift in stream::drift(stream.cached_info(), &self.0.config) {
+                tracing::warn!(stream = stream::NAME, %drift, "the stream is not set up as configured; it is left as it is");
+            }
+        }
+        *self.known_stream() = Some(stream.clone());
+        Ok(stream)
+    }
+
+    /// As one batch, which the server takes as a whole or not at all.
+    async fn publish_batch(&self, events: &[Event]) -> Result<(), BusError> {
+        let client = self.client()?;
+        let batch = events
+            .first()
+            .map(|event| event.id.to_string())
+            .unwrap_or_default();
+        for (index, event) in events.iter().enumerate() {
+            let mut headers = envelope::headers(event);
+            headers.insert("Nats-Batch-Id", batch.as_str());
+            headers.insert("Nats-Batch-Sequence", (index + 1).to_string());
+            let (subject, payload) = (event.event_type.clone(), Bytes::from(event.payload.clone()));
+            if index + 1 < events.len() {
+                client
+                    .publish_with_headers(subject, headers, payload)
+                    .await?;
+                continue;
+            }
+            headers.insert("Nats-Batch-Commit", "1");
+            let answer = client
+                .request_with_headers(subject, headers, payload)
+                .await?;
+            let answer: Answer = serde_json::from_slice(&answer.payload)
+                .map_err(|error| BusError(Box::new(error)))?;
+            if let Some(error) = answer.error {
+                return Err(BusError(error.description.into()));
+            }
+        }
+        Ok(())
+    }
+
+    async fn publish_each(&self, events: &[Event]) -> Result<(), BusError> {
+        let js = self.context()?;
+        let mut acks = Vec::with_capacity(events.len());
+        for event in events {
+            let (subject, payload) = (event.event_type.clone(), Bytes::from(event.payload.clone()));
+            let published = js.publish_with_headers(subject, envelope::headers(event), payload);
+            acks.push(async { published.await?.await });
+        }
+        try_join_all(acks).await?;
+        Ok(())
+    }
+
+    async fn clean_hourly(
+        &self,
+        consumers: &'static [&'static str],
+        clock: &Clock,
+        retention: Duration,
+    ) {
+        let stop = self.0.running.stopping();
+        while !stop.is_cancelled() {
+            let reached = self.0.met.load(Ordering::Relaxed);
+            if reached && let Err(error) = self.clean(consumers, clock, retention).await {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "stream clean-up failed; it is tried again"
+                );
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(if reached { CLEAN_INTERVAL } else { TRY_AGAIN }) => {}
+            }
+        }
+    }
+
+    /// Tells the server, in the background, that deliveries were not dealt with.
+    fn give_back(&self, deliveries: Vec<Acker>) {
+        if deliveries.is_empty() || tokio::runtime::Handle::try_current().is_err() {
+            return;
+        }
+        // Not waited for: what does not arrive is delivered again a little later.
+        drop(self.0.running.spawn(async move {
+            for delivery in deliveries {
+                if delivery.ack_with(AckKind::Nak(None)).await.is_err() {
+                    return;
+                }
+            }
+        }));
+    }
+}
+
+/// What the server says to a batch.
+#[derive(Deserialize)]
+struct Answer {
+    error: Option<Refusal>,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    #[serde(default)]
+    description: String,
+}
+
+#[async_trait]
+impl Bus for NatsBus {
+    async fn publish(&self, events: Vec<Event>) -> Result<(), BusError> {
+        let publish = async {
+            let stream = self.stream().await?;
+            if events.len() >= BATCH_FROM && stream.cached_info().config.allow_atomic_publish {
+                match self.publish_batch(&events).await {
+                    Ok(()) => return Ok(()),
+                    // E.g. one of them is known already, after a relay that died before it marked them.
+                    Err(error) => tracing::debug!(
+                        error = &error as &dyn std::error::Error,
+                        "not published as a batch; published one by one"
+                    ),
+                }
+            }
+            self.publish_each(&events).await
+        };
+        let published = tokio::time::timeout(TIMEOUT * 3, publish)
+            .await
+            .unwrap_or_else(|elapsed| Err(BusError(Box::new(elapsed))));
+        if published.is_err() {
+            self.look_again();
+        }
+        published
+    }
+
+    async fn subscribe(
+        &self,
+        consumer: &'static str,
+        types: &'static [&'static str],
+    ) -> Result<Box<dyn Subscription>, BusError> {
+        let join = async {
+            let stream = self.stream().await?;
+            NatsSubscription::join(self, &stream, consumer, types).await
+        };
+        match join.await {
+            Ok(subscription) => Ok(Box::new(subscription)),
+            Err(error) => {
+                self.look_again();
+                Err(error)
+            }
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! What can be set about NATS.
+
+use std::{path::PathBuf, time::Duration};
+
+use async_nats::ServerAddr;
+use couponmesh_runtime::config::{Problems, Validate, redact_url};
+use serde::{Deserialize, Serialize, Serializer};
+
+/// A NATS server or cluster with JetStream. The keys are explained in `config.default.toml`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct NatsConfig {
+    /// Where it is: one URL, or more with commas between them; empty for none.
+    #[serde(serialize_with = "serialize_urls")]
+    pub url: String,
+    /// A `.creds` file to log in with; empty for none.
+    pub credentials_file: PathBuf,
+    /// A PEM file with a further certificate authority; empty for none.
+    pub tls_ca_file: PathBuf,
+    /// How large the stream may become when it is made here.
+    pub max_bytes: i64,
+    /// How many servers keep a copy of the stream when it is made here.
+    pub replicas: usize,
+    /// How long a server that was never reached is tried.
+    #[serde(with = "humantime_serde")]
+    pub start_timeout: Duration,
+}
+
+impl NatsConfig {
+    /// The servers' addresses; none when one of them is no address.
+    pub(super) fn addresses(&self) -> Option<Vec<ServerAddr>> {
+        let urls = self.url.split(',').map(str::trim);
+        urls.map(|url| url.parse().ok()).collect()
+    }
+}
+
+impl Validate for NatsConfig {
+    fn validate(&self, problems: &mut Problems) {
+        if !self.url.is_empty() && self.addresses().is_none() {
+            // The parser's own words could quote the password.
+            problems.add("url", "must be like nats://host:4222 or tls://host:4222");
+        }
+        problems.range("max_bytes", self.max_bytes, 1_048_576..=i64::MAX);
+        problems.range("replicas", self.replicas, 1..=5);
+        let second = Duration::from_secs(1);
+        problems.duration(
+            "start_timeout",
+            self.start_timeout,
+            second..=second * 86_400,
+        );
+    }
+}
+
+fn serialize_urls<S: Serializer>(urls: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    let redacted: Vec<String> = urls.split(',').map(redact_url).collect();
+    serializer.serialize_str(&redacted.join(","))
+}

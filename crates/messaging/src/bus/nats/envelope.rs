@@ -1,0 +1,186 @@
+//! An event as a NATS message: CloudEvents 1.0 in binary mode, the subject is the event's type.
+
+use async_nats::{HeaderMap, Message, header::NATS_MESSAGE_ID};
+use couponmesh_runtime::{
+    Context, CorrelationId, Timestamp,
+    id::{EventId, MemberId},
+};
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use crate::event::Event;
+
+const SPEC_VERSION: &str = "1.0";
+const CONTENT_TYPE: &str = "application/protobuf";
+
+/// The headers of `event`. `Nats-Msg-Id` lets the server drop what is published twice within minutes.
+pub(super) fn headers(event: &Event) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let mut set = |name: &'static str, value: String| headers.insert(name, value);
+    set("ce-specversion", SPEC_VERSION.to_owned());
+    set("ce-id", event.id.to_string());
+    set("ce-source", event.source.clone());
+    set("ce-type", event.event_type.clone());
+    set("ce-subject", event.member_id.to_string());
+    set("ce-time", event.time.to_string());
+    set("ce-datacontenttype", CONTENT_TYPE.to_owned());
+    set(
+        "ce-correlationid",
+        event.context.correlation_id.as_str().to_owned(),
+    );
+    if let Some(causation_id) = event.context.causation_id {
+        set("ce-causationid", causation_id.to_string());
+    }
+    if let Some(traceparent) = &event.context.traceparent {
+        set("ce-traceparent", traceparent.clone());
+        set("traceparent", traceparent.clone());
+    }
+    headers.insert(NATS_MESSAGE_ID, event.id.to_string());
+    headers
+}
+
+/// The event in `message`, which stands at `sequence` of the stream.
+///
+/// A message without a proper envelope becomes an event of a type that no handler knows, and with an id
+/// that is the same whenever it is delivered: every consumer parks it once, where an operator finds it.
+pub(super) fn event(message: Message, sequence: u64) -> Event {
+    read(&message).unwrap_or_else(|| unreadable(message, sequence))
+}
+
+fn read(message: &Message) -> Option<Event> {
+    let headers = message.headers.as_ref()?;
+    let text = |name: &str| headers.get(name).map(|value| value.as_str());
+    let event_type = text("ce-type")?;
+    if event_type != message.subject.as_str() {
+        return None;
+    }
+    let id = EventId::parse(text("ce-id")?)?;
+    let time: prost_types::Timestamp = text("ce-time")?.parse().ok()?;
+    Some(Event {
+        id,
+        event_type: event_type.to_owned(),
+        source: text("ce-source")?.to_owned(),
+        member_id: MemberId::parse(text("ce-subject")?)?,
+        time: Timestamp::from(time),
+        context: Context {
+            correlation_id: text("ce-correlationid")
+                .and_then(CorrelationId::parse)
+                .unwrap_or_else(|| CorrelationId::from(id.0)),
+            causation_id: text("ce-causationid").and_then(|id| id.parse().ok()),
+            traceparent: text("ce-traceparent").map(str::to_owned),
+        },
+        payload: message.payload.to_vec(),
+    })
+}
+
+fn unreadable(message: Message, sequence: u64) -> Event {
+    let mut hash = Sha256::new();
+    hash.update(sequence.to_be_bytes());
+    hash.update(&message.payload);
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&hash.finalize()[..16]);
+    let id = uuid::Builder::from_custom_bytes(bytes).into_uuid();
+    Event {
+        id: EventId(id),
+        event_type: format!("unreadable:{}", message.subject),
+        source: "unknown".to_owned(),
+        member_id: MemberId(Uuid::nil()),
+        time: Timestamp::default(),
+        context: Context::new(CorrelationId::from(id)),
+        payload: message.payload.to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> Event {
+        Event {
+            id: EventId::parse("0198c1f0-5c3e-7d7a-a1b5-3f2d9c0e8b11").unwrap(),
+            event_type: "couponmesh.member.v1.MemberRegistered".to_owned(),
+            source: "member".to_owned(),
+            member_id: MemberId::parse("0198c1f0-5c3e-7d7a-a1b5-3f2d9c0e8b12").unwrap(),
+            time: Timestamp(1_800_000_000_123_456),
+            context: Context {
+                correlation_id: CorrelationId::parse("c-1").unwrap(),
+                causation_id: Some(Uuid::from_u128(7)),
+                traceparent: Some(
+                    "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned(),
+                ),
+            },
+            payload: vec![1, 2, 3],
+        }
+    }
+
+    fn message(event: &Event, headers: Option<HeaderMap>) -> Message {
+        Message {
+            subject: event.event_type.as_str().into(),
+            reply: None,
+            payload: event.payload.clone().into(),
+            headers,
+            status: None,
+            description: None,
+            length: 0,
+        }
+    }
+
+    #[test]
+    fn an_event_comes_out_as_it_went_in() {
+        let full = example();
+        let mut bare = example();
+        bare.context.causation_id = None;
+        bare.context.traceparent = None;
+        for event in [full, bare] {
+            let message = message(&event, Some(headers(&event)));
+            assert_eq!(super::event(message, 1), event);
+        }
+    }
+
+    #[test]
+    fn the_headers_are_the_contracts() {
+        let headers = headers(&example());
+        let mut names: Vec<String> = headers.iter().map(|(name, _)| name.to_string()).collect();
+        names.sort();
+        let expected = [
+            "Nats-Msg-Id",
+            "ce-causationid",
+            "ce-correlationid",
+            "ce-datacontenttype",
+            "ce-id",
+            "ce-source",
+            "ce-specversion",
+            "ce-subject",
+            "ce-time",
+            "ce-traceparent",
+            "ce-type",
+            "traceparent",
+        ];
+        assert_eq!(names, expected);
+        assert_eq!(
+            headers.get("ce-time").unwrap().as_str(),
+            "2027-01-15T08:00:00.123456Z"
+        );
+    }
+
+    #[test]
+    fn what_has_no_envelope_is_the_same_unreadable_event_each_time() {
+        let event = example();
+        let mut torn = headers(&event);
+        torn.insert("ce-id", "no id");
+        let mut mislabelled = headers(&event);
+        mislabelled.insert("ce-type", "couponmesh.member.v1.MemberWithdrawn");
+        for headers in [None, Some(torn), Some(mislabelled)] {
+            let read = || super::event(message(&event, headers.clone()), 9);
+            assert_eq!(
+                read().event_type,
+                "unreadable:couponmesh.member.v1.MemberRegistered"
+            );
+            assert_eq!(read(), read());
+            assert_ne!(
+                read().id,
+                super::event(message(&event, headers.clone()), 10).id
+            );
+        }
+    }
+}

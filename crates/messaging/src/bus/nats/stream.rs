@@ -1,0 +1,187 @@
+//! The stream: made when it is missing, checked when it is there, purged of what nobody needs.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{
+    Context,
+    context::{CreateStreamError, GetStreamError, GetStreamErrorKind},
+    stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType, Stream},
+};
+use couponmesh_runtime::Timestamp;
+
+use super::NatsConfig;
+use crate::bus::BusError;
+
+/// The contract's name.
+pub(super) const NAME: &str = "COUPONMESH";
+const SUBJECTS: &str = "couponmesh.>";
+/// How long the server remembers message ids. Only an optimisation: the inbox is the guarantee.
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+
+/// What was found.
+pub(super) struct Found {
+    pub(super) stream: Stream,
+    /// It was not there before.
+    pub(super) made: bool,
+}
+
+fn wanted(config: &NatsConfig) -> Config {
+    Config {
+        name: NAME.to_owned(),
+        description: Some("Events of couponmesh, as CloudEvents.".to_owned()),
+        subjects: vec![SUBJECTS.to_owned()],
+        retention: RetentionPolicy::Limits,
+        storage: StorageType::File,
+        // A full stream refuses, and the outboxes wait: nothing that someone may need is thrown away.
+        discard: DiscardPolicy::New,
+        max_bytes: config.max_bytes,
+        max_age: Duration::ZERO,
+        num_replicas: config.replicas,
+        duplicate_window: DUPLICATE_WINDOW,
+        // One sync to disk for many events.
+        allow_atomic_publish: true,
+        ..Config::default()
+    }
+}
+
+/// Finds the stream, or makes it.
+pub(super) async fn find_or_make(js: &Context, config: &NatsConfig) -> Result<Found, BusError> {
+    match js.get_stream(NAME).await {
+        Ok(stream) => {
+            return Ok(Found {
+                stream,
+                made: false,
+            });
+        }
+        Err(error) if !is_missing(&error) => return Err(error.into()),
+        Err(_) => {}
+    }
+    let stream = js.create_stream(wanted(config)).await?;
+    Ok(Found { stream, made: true })
+}
+
+fn is_missing(error: &GetStreamError) -> bool {
+    /// JetStream's code for it.
+    const STREAM_NOT_FOUND: u64 = 10_059;
+    match error.kind() {
+        GetStreamErrorKind::JetStream(error) => error.error_code().0 == STREAM_NOT_FOUND,
+        _ => false,
+    }
+}
+
+/// Where the stream's settings differ from what is configured, a line each. They are reported and left as
+/// they are: an operator may have had a reason.
+pub(super) fn drift(info: &Info, config: &NatsConfig) -> Vec<String> {
+    let (is, wanted) = (&info.config, wanted(config));
+    let mut drift = Vec::new();
+    let mut compare = |setting: &str, is: String, wanted: String| {
+        if is != wanted {
+            drift.push(format!("{setting} is {is}, not {wanted}"));
+        }
+    };
+    compare(
+        "subjects",
+        format!("{:?}", is.subjects),
+        format!("{:?}", wanted.subjects),
+    );
+    compare(
+        "retention",
+        format!("{:?}", is.retention),
+        format!("{:?}", wanted.retention),
+    );
+    compare(
+        "storage",
+        format!("{:?}", is.storage),
+        format!("{:?}", wanted.storage),
+    );
+    compare(
+        "discard",
+        format!("{:?}", is.discard),
+        format!("{:?}", wanted.discard),
+    );
+    compare(
+        "max_age",
+        format!("{:?}", is.max_age),
+        format!("{:?}", wanted.max_age),
+    );
+    compare(
+        "max_bytes",
+        is.max_bytes.to_string(),
+        wanted.max_bytes.to_string(),
+    );
+    compare(
+        "replicas",
+        is.num_replicas.to_string(),
+        wanted.num_replicas.to_string(),
+    );
+    drift
+}
+
+/// Deletes messages from before `before` that each of `consumers` is past; nothing while one of them has
+/// never come.
+pub(super) async fn purge(
+    js: &Context,
+    consumers: &[&str],
+    before: Timestamp,
+) -> Result<(), BusError> {
+    let stream = js.get_stream(NAME).await?;
+    let state = stream.cached_info().state.clone();
+    let mut floor = state.last_sequence;
+    for consumer in consumers {
+        let Ok(info) = stream.consumer_info(consumer).await else {
+            return Ok(());
+        };
+        // One with nothing to do is past everything that was there before it was asked.
+        if info.num_pending > 0 || info.num_ack_pending > 0 {
+            floor = floor.min(info.ack_floor.stream_sequence);
+        }
+    }
+    // The first message to stay: younger than `before`, or not dealt with.
+    let (mut first, mut end) = (state.first_sequence, floor + 1);
+    while first < end {
+        let middle = first + (end - first) / 2;
+        let is_old = match stream.get_raw_message(middle).await {
+            Ok(message) => micros(message.time.unix_timestamp_nanos()) < before.0,
+            // Deleted by hand.
+            Err(_) => true,
+        };
+        if is_old {
+            first = middle + 1;
+        } else {
+            end = middle;
+        }
+    }
+    if first > state.first_sequence {
+        let purged = stream.purge().sequence(first).await?;
+        tracing::info!(
+            messages = purged.purged,
+            "old events deleted from the stream"
+        );
+    }
+    Ok(())
+}
+
+fn micros(nanos: i128) -> i64 {
+    i64::try_from(nanos / 1_000).unwrap_or(i64::MAX)
+}
+
+macro_rules! bus_errors {
+    ($($error:ty),+ $(,)?) => {$(
+        impl From<$error> for BusError {
+            fn from(error: $error) -> Self {
+                Self(Box::new(error))
+            }
+        }
+    )+};
+}
+
+bus_errors!(
+    GetStreamError,
+    CreateStreamError,
+    async_nats::jetstream::stream::PurgeError,
+    async_nats::jetstream::stream::ConsumerError,
+    async_nats::jetstream::consumer::StreamError,
+    async_nats::jetstream::context::PublishError,
+    async_nats::client::PublishError,
+    async_nats::client::RequestError,
+);

@@ -1,0 +1,184 @@
+//! A durable pull consumer: one per service, shared by its replicas.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use async_nats::jetstream::{
+    AckKind, Message,
+    consumer::{
+        AckPolicy, DeliverPolicy, PullConsumer,
+        pull::{self, Stream as Messages},
+    },
+    message::Acker,
+    stream::Stream,
+};
+use async_trait::async_trait;
+use futures::{FutureExt as _, StreamExt as _};
+
+use super::{NatsBus, envelope};
+use crate::bus::{BusError, Delivery, Subscription};
+
+/// How long a delivery may be dealt with before another replica gets it: that of a replica that died.
+const ACK_WAIT: Duration = Duration::from_secs(30);
+/// Deliveries under way at all replicas together.
+const MAX_ACK_PENDING: i64 = 10_000;
+/// How often the server says that it is still there while there is nothing to deliver.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// How long a pull waits at the server before it is renewed.
+const EXPIRES: Duration = Duration::from_secs(30);
+/// When a type that this binary does not know is offered to a newer replica again.
+const LEAVE_TO_OTHERS: Duration = Duration::from_secs(5);
+/// How long telling the server may take.
+const ACK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A replica's share of a consumer's deliveries.
+pub(super) struct NatsSubscription {
+    bus: NatsBus,
+    types: &'static [&'static str],
+    messages: Messages,
+    /// Delivered and not acknowledged.
+    outstanding: Vec<Acker>,
+    /// Found while more was looked for; told at the next call.
+    failed: Option<BusError>,
+}
+
+impl NatsSubscription {
+    pub(super) async fn join(
+        bus: &NatsBus,
+        stream: &Stream,
+        consumer: &'static str,
+        types: &'static [&'static str],
+    ) -> Result<Self, BusError> {
+        let durable = durable(stream, consumer, types).await?;
+        let messages = durable
+            .stream()
+            .max_messages_per_batch(bus.batch())
+            .heartbeat(HEARTBEAT)
+            .expires(EXPIRES)
+            .messages()
+            .await?;
+        Ok(Self {
+            bus: bus.clone(),
+            types,
+            messages,
+            outstanding: Vec::new(),
+            failed: None,
+        })
+    }
+
+    /// The event in `message`; none when it is not of our types. During an upgrade a newer replica may have
+    /// asked for more types than this one knows.
+    async fn take(&mut self, message: Message) -> Result<Option<Delivery>, BusError> {
+        let sequence = message
+            .info()
+            .map_err(|error| BusError(error.to_string().into()))?
+            .stream_sequence;
+        let (message, acker) = message.split();
+        if !self.types.contains(&message.subject.as_str()) {
+            acker
+                .ack_with(AckKind::Nak(Some(LEAVE_TO_OTHERS)))
+                .await
+                .map_err(BusError)?;
+            return Ok(None);
+        }
+        self.outstanding.push(acker);
+        Ok(Some(Arc::new(envelope::event(message, sequence))))
+    }
+}
+
+/// The consumer of that name, which gets at least `types`.
+async fn durable(
+    stream: &Stream,
+    name: &'static str,
+    types: &[&str],
+) -> Result<PullConsumer, BusError> {
+    let wanted = pull::Config {
+        durable_name: Some(name.to_owned()),
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: ACK_WAIT,
+        // Without end: poison is parked by the consumer itself, an outage is no reason to drop anything.
+        max_deliver: -1,
+        max_ack_pending: MAX_ACK_PENDING,
+        deliver_policy: DeliverPolicy::All,
+        filter_subjects: types.iter().map(|&subject| subject.to_owned()).collect(),
+        ..pull::Config::default()
+    };
+    let found: PullConsumer = stream.get_or_create_consumer(name, wanted.clone()).await?;
+    let config = &found.cached_info().config;
+    let mut subjects: BTreeSet<String> = config.filter_subjects.iter().cloned().collect();
+    subjects.extend([config.filter_subject.clone()]);
+    subjects.remove("");
+    let known = subjects.len();
+    subjects.extend(wanted.filter_subjects.iter().cloned());
+    if subjects.len() == known {
+        return Ok(found);
+    }
+    // Never fewer: an older replica may run beside this one.
+    let more = pull::Config {
+        filter_subjects: subjects.into_iter().collect(),
+        ..wanted
+    };
+    Ok(stream.create_consumer(more).await?)
+}
+
+#[async_trait]
+impl Subscription for NatsSubscription {
+    async fn next(&mut self, max: usize) -> Result<Vec<Delivery>, BusError> {
+        let mut deliveries = Vec::new();
+        loop {
+            if let Some(error) = self.failed.take() {
+                if deliveries.is_empty() {
+                    return Err(error);
+                }
+                self.failed = Some(error);
+                return Ok(deliveries);
+            }
+            let message = if deliveries.is_empty() {
+                // The only wait: nothing is lost when it is given up.
+                self.messages.next().await
+            } else if deliveries.len() == max {
+                return Ok(deliveries);
+            } else {
+                match self.messages.next().now_or_never() {
+                    Some(message) => message,
+                    None => return Ok(deliveries),
+                }
+            };
+            match message {
+                Some(Ok(message)) => match self.take(message).await {
+                    Ok(delivery) => deliveries.extend(delivery),
+                    Err(error) => self.failed = Some(error),
+                },
+                Some(Err(error)) => {
+                    self.bus.look_again();
+                    self.failed = Some(BusError(Box::new(error)));
+                }
+                None => self.failed = Some(BusError("the subscription ended".into())),
+            }
+        }
+    }
+
+    async fn ack(&mut self) -> Result<(), BusError> {
+        let acks = async {
+            for acker in self.outstanding.drain(..) {
+                acker.ack().await?;
+            }
+            Ok(())
+        };
+        let acked = tokio::time::timeout(ACK_TIMEOUT, acks).await;
+        acked
+            .map_err(|elapsed| BusError(Box::new(elapsed)))?
+            .map_err(BusError)
+    }
+}
+
+impl Drop for NatsSubscription {
+    /// Gives back what was not dealt with, so that another replica, or the next life of this one, need not
+    /// wait for it.
+    fn drop(&mut self) {
+        let mut left = std::mem::take(&mut self.outstanding);
+        while let Some(Some(Ok(message))) = self.messages.next().now_or_never() {
+            left.push(message.split().1);
+        }
+        self.bus.give_back(left);
+    }
+}

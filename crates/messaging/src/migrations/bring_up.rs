@@ -1,0 +1,80 @@
+//! Bringing a database up to date, by one replica at a time.
+
+use std::collections::HashSet;
+
+use couponmesh_runtime::database::Database;
+use sea_orm::DbErr;
+use sea_orm_migration::MigratorTrait;
+
+use super::record;
+
+/// Why a database cannot be used by this binary.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrateError {
+    /// It refused.
+    #[error(transparent)]
+    Storage(#[from] DbErr),
+    /// A newer release has changed it beyond what this one understands.
+    #[error("it needs couponmesh {needs} or newer, and this is {is}; run the newer release")]
+    TooOld {
+        /// The oldest release that can use it.
+        needs: String,
+        /// This one.
+        is: &'static str,
+    },
+    /// It holds migrations of a newer release, and lacks some of this one.
+    #[error("it was migrated by another line of releases: {0} is missing in it")]
+    Diverged(String),
+}
+
+/// Brings the database up to date with `M`'s migrations, all or none of them. Replicas that start at once
+/// take turns, and a database that a newer release has brought further is left as it is.
+///
+/// # Errors
+/// See [`MigrateError`].
+pub async fn bring_up<M: MigratorTrait>(database: &Database) -> Result<(), MigrateError> {
+    let tx = database.begin_migration().await?;
+    let applied: HashSet<String> = M::get_migration_models(&tx)
+        .await?
+        .into_iter()
+        .map(|migration| migration.version)
+        .collect();
+    let ours: Vec<String> = M::migrations()
+        .iter()
+        .map(|one| one.name().to_owned())
+        .collect();
+    if applied.iter().all(|name| ours.contains(name)) {
+        M::up(&tx, None).await?;
+        return Ok(tx.commit().await?);
+    }
+    let needs = record::oldest_binary(&tx).await?.unwrap_or_default();
+    if parse(env!("CARGO_PKG_VERSION")) < parse(&needs) {
+        return Err(MigrateError::TooOld {
+            needs,
+            is: env!("CARGO_PKG_VERSION"),
+        });
+    }
+    if let Some(missing) = ours.into_iter().find(|name| !applied.contains(name)) {
+        return Err(MigrateError::Diverged(missing));
+    }
+    tracing::info!("a newer release has brought the database further; this one can use it as well");
+    Ok(())
+}
+
+/// The numbers of a release.
+fn parse(release: &str) -> Vec<u64> {
+    let numbers = release.split(['.', '-', '+']);
+    numbers.map_while(|number| number.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_ordered_by_their_numbers() {
+        assert!(parse("0.9.0") < parse("0.10.0"));
+        assert!(parse("0.2.0") < parse("1.0.0"));
+        assert!(parse("0.2.0") >= parse("0.2.0"));
+    }
+}

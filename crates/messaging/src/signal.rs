@@ -1,0 +1,249 @@
+//! Signals: hints from one replica of a service to the others that something changed.
+//!
+//! They go through PostgreSQL's NOTIFY, outside of any transaction, and may be lost: whoever waits for one
+//! also looks by itself now and then. On SQLite there is one process, and no one else to tell.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use couponmesh_runtime::{backoff::Backoff, database::Database, running::Running};
+use sea_orm::sqlx::{self, PgPool, postgres::PgListener};
+use tokio::sync::{Mutex, broadcast, mpsc};
+use uuid::Uuid;
+
+use crate::store::Store;
+
+/// The one channel of a database.
+const CHANNEL: &str = "couponmesh";
+/// Items of one notification: 8,000 bytes is what PostgreSQL takes.
+const MAX_ITEMS: usize = 200;
+/// What waits to be sent or heard; beyond that it is lost, which is allowed.
+const MAX_WAITING: usize = 4_096;
+/// Signals that come within this time go out together.
+const GATHER: Duration = Duration::from_millis(5);
+/// After this long a silence the connection is made anew: it may be dead without our knowing.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// What signals are about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Topic {
+    /// Events wait in the outbox.
+    Outbox,
+    /// Pages changed; the items are the members' ids.
+    Page,
+}
+
+impl Topic {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Outbox => "outbox",
+            Self::Page => "page",
+        }
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        [Self::Outbox, Self::Page]
+            .into_iter()
+            .find(|topic| topic.name() == name)
+    }
+}
+
+/// What was heard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// These items of the topic.
+    Items(Vec<Uuid>),
+    /// Nobody knows: some signals were lost.
+    Missed,
+}
+
+/// A replica's way to tell the others, and to hear from them. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Signals(Option<Arc<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    pool: PgPool,
+    replica: Uuid,
+    out: mpsc::Sender<(Topic, Option<Uuid>)>,
+    waiting: Mutex<mpsc::Receiver<(Topic, Option<Uuid>)>>,
+    heard: broadcast::Sender<(Option<Topic>, Heard)>,
+}
+
+impl Signals {
+    pub(crate) fn new(database: &Database, replica: Uuid) -> Self {
+        Self(database.postgres().map(|pool| {
+            let (out, waiting) = mpsc::channel(MAX_WAITING);
+            Arc::new(Inner {
+                pool: pool.clone(),
+                replica,
+                out,
+                waiting: Mutex::new(waiting),
+                heard: broadcast::Sender::new(MAX_WAITING),
+            })
+        }))
+    }
+
+    /// Tells the other replicas, a little later.
+    pub fn send(&self, topic: Topic, items: impl IntoIterator<Item = Uuid>) {
+        let Some(inner) = &self.0 else { return };
+        let mut items = items.into_iter().peekable();
+        if items.peek().is_none() {
+            let _ = inner.out.try_send((topic, None));
+        }
+        for item in items {
+            // Full: some are lost, and those who wait look by themselves.
+            let _ = inner.out.try_send((topic, Some(item)));
+        }
+    }
+
+    /// What the other replicas tell from now on.
+    #[must_use]
+    pub fn listen(&self, topic: Topic) -> Listener {
+        Listener {
+            topic,
+            heard: self.0.as_ref().map(|inner| inner.heard.subscribe()),
+        }
+    }
+}
+
+/// One who listens.
+#[derive(Debug)]
+pub struct Listener {
+    topic: Topic,
+    heard: Option<broadcast::Receiver<(Option<Topic>, Heard)>>,
+}
+
+impl Listener {
+    /// What is heard next; never returns where there is no one to hear from.
+    pub async fn next(&mut self) -> Heard {
+        let Some(heard) = &mut self.heard else {
+            return std::future::pending().await;
+        };
+        loop {
+            match heard.recv().await {
+                Ok((topic, heard)) if topic.is_none_or(|topic| topic == self.topic) => {
+                    return heard;
+                }
+                Ok(_) => {}
+                Err(broadcast::error::RecvError::Lagged(_)) => return Heard::Missed,
+                Err(broadcast::error::RecvError::Closed) => return std::future::pending().await,
+            }
+        }
+    }
+}
+
+pub(crate) fn start(store: &Store, running: &Running) {
+    let Some(inner) = store.signals().0.clone() else {
+        return;
+    };
+    let (sending, stop) = (inner.clone(), running.stopping());
+    running.keep("signals out", move || {
+        let (inner, stop) = (sending.clone(), stop.clone());
+        async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = send(&inner) => {}
+            }
+        }
+    });
+    let (stop, store) = (running.stopping(), store.clone());
+    running.keep("signals in", move || {
+        let (inner, stop, store) = (inner.clone(), stop.clone(), store.clone());
+        async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = hear(&inner, &store) => {}
+            }
+        }
+    });
+}
+
+async fn send(inner: &Inner) {
+    let mut waiting = inner.waiting.lock().await;
+    let mut gathered = Vec::new();
+    while waiting.recv_many(&mut gathered, MAX_WAITING).await > 0 {
+        let mut by_topic = BTreeMap::<Topic, BTreeSet<Uuid>>::new();
+        for (topic, item) in gathered.drain(..) {
+            by_topic.entry(topic).or_default().extend(item);
+        }
+        for (topic, items) in by_topic {
+            let items: Vec<String> = items.iter().map(|item| item.simple().to_string()).collect();
+            let mut chunks = items.chunks(MAX_ITEMS);
+            let first = chunks.next().unwrap_or_default();
+            for items in std::iter::once(first).chain(chunks) {
+                let payload = format!("{} {} {}", inner.replica, topic.name(), items.join(","));
+                let sent = sqlx::query("SELECT pg_notify($1, $2)")
+                    .bind(CHANNEL)
+                    .bind(payload)
+                    .execute(&inner.pool)
+                    .await;
+                if let Err(error) = sent {
+                    tracing::debug!(%error, "a signal to the other replicas was lost");
+                }
+            }
+        }
+        tokio::time::sleep(GATHER).await;
+    }
+}
+
+async fn hear(inner: &Inner, store: &Store) {
+    let mut backoff = Backoff::new(store.random());
+    loop {
+        if let Err(error) = listen(inner, &mut backoff).await {
+            tracing::debug!(%error, "signals of the other replicas are not heard now");
+            tokio::time::sleep(backoff.next_pause()).await;
+        }
+    }
+}
+
+/// Ends when the connection is lost or has been silent for long.
+async fn listen(inner: &Inner, backoff: &mut Backoff) -> Result<(), sqlx::Error> {
+    let mut listener = PgListener::connect_with(&inner.pool).await?;
+    listener.listen(CHANNEL).await?;
+    backoff.reset();
+    // Whatever was said before.
+    let _ = inner.heard.send((None, Heard::Missed));
+    while let Ok(heard) = tokio::time::timeout(SILENCE, listener.try_recv()).await {
+        let Some(notification) = heard? else { break };
+        if let Some(signal) = read(notification.payload(), inner.replica) {
+            let _ = inner.heard.send(signal);
+        }
+    }
+    Ok(())
+}
+
+/// What a notification says; none when this replica said it itself, or a newer release says it.
+fn read(payload: &str, replica: Uuid) -> Option<(Option<Topic>, Heard)> {
+    let mut words = payload.splitn(3, ' ');
+    let from: Uuid = words.next()?.parse().ok()?;
+    let topic = Topic::parse(words.next()?)?;
+    let items = words
+        .next()?
+        .split(',')
+        .filter_map(|item| item.parse().ok());
+    (from != replica).then(|| (Some(topic), Heard::Items(items.collect())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_notification_is_read_unless_it_is_ones_own_or_unknown() {
+        let (me, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let item = Uuid::from_u128(3);
+        let payload = format!("{other} page {}", item.simple());
+        let heard = (Some(Topic::Page), Heard::Items(vec![item]));
+        assert_eq!(read(&payload, me), Some(heard));
+        assert_eq!(read(&payload, other), None);
+        let bare = (Some(Topic::Outbox), Heard::Items(vec![]));
+        assert_eq!(read(&format!("{other} outbox "), me), Some(bare));
+        for odd in ["", "x", &format!("{other} newer ")] {
+            assert_eq!(read(odd, me), None, "{odd}");
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! What can be set about a database on a server.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Problems, Validate, serialize_url};
+
+/// A PostgreSQL database. The keys are explained in `config.default.toml`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatabaseConfig {
+    /// Where it is, and who we are there; empty for none.
+    #[serde(serialize_with = "serialize_url")]
+    pub url: String,
+    /// Connections at the most.
+    pub max_connections: u32,
+    /// How long a caller waits for a connection.
+    #[serde(with = "humantime_serde")]
+    pub acquire_timeout: Duration,
+    /// How long one statement may take.
+    #[serde(with = "humantime_serde")]
+    pub statement_timeout: Duration,
+    /// How long a database that cannot be reached at the start is tried.
+    #[serde(with = "humantime_serde")]
+    pub start_timeout: Duration,
+}
+
+impl Validate for DatabaseConfig {
+    fn validate(&self, problems: &mut Problems) {
+        let second = Duration::from_secs(1);
+        if !self.url.is_empty() && super::postgres::parse(&self.url).is_err() {
+            // The parser's own words could quote the password.
+            problems.add(
+                "url",
+                "must be like postgres://user:password@host:5432/database",
+            );
+        }
+        // Migrations hold one while they use another, and a listener has one for itself.
+        problems.range("max_connections", self.max_connections, 4..=1_000);
+        problems.duration(
+            "acquire_timeout",
+            self.acquire_timeout,
+            second..=second * 60,
+        );
+        problems.duration(
+            "statement_timeout",
+            self.statement_timeout,
+            second..=second * 600,
+        );
+        problems.duration(
+            "start_timeout",
+            self.start_timeout,
+            second..=second * 86_400,
+        );
+    }
+}

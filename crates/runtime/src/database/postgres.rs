@@ -1,0 +1,89 @@
+//! PostgreSQL: one pool of connections.
+
+use std::time::Duration;
+
+use sea_orm::{
+    ConnectOptions, ConnectionTrait as _, Database as SeaOrm, DatabaseConnection,
+    DatabaseTransaction, DbErr,
+    sqlx::{Connection as _, Error, postgres::PgConnectOptions},
+};
+
+use super::DatabaseConfig;
+
+/// How much longer than the server's own timeout an answer is waited for.
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+/// A connection that rested longer than this is tried before it is used: a server that was restarted
+/// meanwhile costs no caller an error.
+const FRESH: Duration = Duration::from_secs(1);
+/// How long a connection may take to show that it is in order when it is given back.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+
+pub(super) async fn open(
+    config: &DatabaseConfig,
+    application: &str,
+) -> Result<DatabaseConnection, DbErr> {
+    let mut options = ConnectOptions::new(&config.url);
+    let application = application.to_owned();
+    let (statement_timeout, patience) = (config.statement_timeout, PATIENCE);
+    options
+        .max_connections(config.max_connections)
+        .min_connections(1)
+        .acquire_timeout(config.acquire_timeout)
+        .sqlx_logging(false)
+        // At every use would be one round trip each; see FRESH.
+        .test_before_acquire(false)
+        .map_sqlx_postgres_opts(move |postgres| {
+            postgres.application_name(&application).options([
+                ("statement_timeout", millis(statement_timeout)),
+                // A replica that vanished in a transaction lets go of its locks.
+                (
+                    "idle_in_transaction_session_timeout",
+                    millis(statement_timeout + patience),
+                ),
+            ])
+        })
+        .map_sqlx_postgres_pool_opts(|pool| {
+            pool.before_acquire(|connection, meta| {
+                Box::pin(async move {
+                    if meta.idle_for > FRESH {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
+            // A statement that was given up leaves its answer on the way. The pool waits for that without end.
+            .after_release(|connection, _| {
+                Box::pin(async move {
+                    tokio::time::timeout(CHECK_TIMEOUT, connection.ping())
+                        .await
+                        .map_err(|_| Error::PoolTimedOut)??;
+                    Ok(true)
+                })
+            })
+        });
+    SeaOrm::connect(options).await
+}
+
+/// Waits until no other replica migrates, and lets a migration take its time.
+pub(super) async fn lock_for_migration(tx: &DatabaseTransaction) -> Result<(), DbErr> {
+    tx.execute_unprepared("SET LOCAL statement_timeout = 0")
+        .await?;
+    tx.execute_unprepared("SET LOCAL idle_in_transaction_session_timeout = 0")
+        .await?;
+    // Released with the transaction, however it ends. The number is this project's own and arbitrary.
+    tx.execute_unprepared("SELECT pg_advisory_xact_lock(7305804402)")
+        .await?;
+    Ok(())
+}
+
+pub(super) fn parse(url: &str) -> Result<PgConnectOptions, Error> {
+    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        url.parse()
+    } else {
+        Err(Error::Configuration("no PostgreSQL URL".into()))
+    }
+}
+
+fn millis(duration: Duration) -> String {
+    duration.as_millis().to_string()
+}

@@ -1,0 +1,25 @@
+//! Real servers for tests.
+//!
+//! The whole suite runs on both stacks: on SQLite files and the embedded bus by default, and on PostgreSQL
+//! and NATS when `COUPONMESH_TEST_STACK=servers`, as `make test-full` sets it. Then
+//! `COUPONMESH_TEST_POSTGRES` is the URL of a server on which tests may make databases of their own
+//! ([`Databases`]), and `nats-server` is on the PATH ([`Nats`]).
+
+// All of it is test code.
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
+
+mod nats;
+mod postgres;
+
+pub use nats::Nats;
+pub use postgres::{Databases, config};
+
+/// Whether tests run on PostgreSQL and NATS rather than on files.
+#[must_use]
+pub fn on_servers() -> bool {
+    match std::env::var("COUPONMESH_TEST_STACK").as_deref() {
+        Ok("servers") => true,
+        Ok("embedded") | Err(_) => false,
+        Ok(other) => panic!("COUPONMESH_TEST_STACK is {other}, not servers or embedded"),
+    }
+}
