@@ -20,6 +20,14 @@ pub(crate) struct LoadArgs {
     #[arg(long, default_value = "http://127.0.0.1:50051", value_name = "URL")]
     pub(super) address: String,
 
+    /// Where the coupon service answers, when not at --address.
+    #[arg(long, value_name = "URL")]
+    pub(super) coupon_address: Option<String>,
+
+    /// Where My Page answers, when not at --address.
+    #[arg(long, value_name = "URL")]
+    pub(super) mypage_address: Option<String>,
+
     /// How many members to register.
     #[arg(long, default_value = "1000", value_name = "N")]
     pub(super) members: NonZeroUsize,

@@ -12,6 +12,8 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
+use super::LoadArgs;
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a call may take before it counts as unanswered.
@@ -23,6 +25,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct Client {
     load: Arc<[Channel]>,
     side: Channel,
+    coupons: Channel,
+    pages: Channel,
 }
 
 impl Client {
@@ -30,31 +34,25 @@ impl Client {
     ///
     /// # Errors
     /// One line that names the address and what is wrong with it.
-    pub(super) async fn connect(address: &str, connections: usize) -> Result<Self, String> {
-        let endpoint = Endpoint::from_shared(address.to_owned())
-            .ok()
-            .filter(|endpoint| {
-                endpoint.uri().scheme_str() == Some("http") && endpoint.uri().host().is_some()
-            })
-            .ok_or_else(|| {
-                format!("--address {address}: must be like http://127.0.0.1:50051 (no TLS)")
-            })?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true);
-        let connect = || async {
-            endpoint
-                .connect()
-                .await
-                .map_err(|error| format!("cannot reach {address}: {}", root_cause(&error)))
+    pub(super) async fn connect(args: &LoadArgs) -> Result<Self, String> {
+        let members = endpoint("--address", &args.address)?;
+        let side = connect(&members).await?;
+        let elsewhere = async |option: &str, address: &Option<String>| match address {
+            Some(address) => connect(&endpoint(option, address)?).await,
+            None => Ok(side.clone()),
         };
-        let side = connect().await?;
+        let coupons = elsewhere("--coupon-address", &args.coupon_address).await?;
+        let pages = elsewhere("--mypage-address", &args.mypage_address).await?;
+        let connections = args.pace().connections();
         let mut load = Vec::with_capacity(connections);
         for _ in 0..connections {
-            load.push(connect().await?);
+            load.push(connect(&members).await?);
         }
         Ok(Self {
             load: load.into(),
             side,
+            coupons,
+            pages,
         })
     }
 
@@ -70,13 +68,34 @@ impl Client {
 
     /// The coupon service.
     pub(super) fn coupons(&self) -> CouponServiceClient<Channel> {
-        CouponServiceClient::new(self.side.clone())
+        CouponServiceClient::new(self.coupons.clone())
     }
 
     /// My Page.
     pub(super) fn pages(&self) -> MyPageServiceClient<Channel> {
-        MyPageServiceClient::new(self.side.clone())
+        MyPageServiceClient::new(self.pages.clone())
     }
+}
+
+fn endpoint(option: &str, address: &str) -> Result<Endpoint, String> {
+    let endpoint = Endpoint::from_shared(address.to_owned())
+        .ok()
+        .filter(|endpoint| {
+            endpoint.uri().scheme_str() == Some("http") && endpoint.uri().host().is_some()
+        })
+        .ok_or_else(|| {
+            format!("{option} {address}: must be like http://127.0.0.1:50051 (no TLS)")
+        })?;
+    Ok(endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true))
+}
+
+async fn connect(endpoint: &Endpoint) -> Result<Channel, String> {
+    let connected = endpoint.connect().await;
+    connected.map_err(|error| {
+        let address = endpoint.uri().to_string();
+        let address = address.trim_end_matches('/');
+        format!("cannot reach {address}: {}", root_cause(&error))
+    })
 }
 
 /// A unary request with a deadline. Streams have none: a proxy would cut them off at it.
@@ -97,12 +116,25 @@ fn root_cause(error: &tonic::transport::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+
+    #[derive(clap::Parser)]
+    struct Command {
+        #[command(flatten)]
+        load: LoadArgs,
+    }
+
+    async fn refusal(address: &str) -> String {
+        let command = Command::try_parse_from(["load", "--address", address]).unwrap();
+        Client::connect(&command.load).await.unwrap_err()
+    }
 
     #[tokio::test]
     async fn an_address_that_is_no_http_url_is_refused_in_one_line() {
         for address in ["localhost:50051", "https://example.com", "not a url", ""] {
-            let error = Client::connect(address, 1).await.unwrap_err();
+            let error = refusal(address).await;
             assert!(error.contains("must be like http://"), "{address}: {error}");
             assert!(!error.contains('\n'));
         }
@@ -116,9 +148,7 @@ mod tests {
             .local_addr()
             .unwrap()
             .port();
-        let error = Client::connect(&format!("http://127.0.0.1:{port}"), 1)
-            .await
-            .unwrap_err();
+        let error = refusal(&format!("http://127.0.0.1:{port}")).await;
         assert!(error.contains("refused"), "{error}");
     }
 }

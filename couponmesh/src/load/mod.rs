@@ -42,7 +42,7 @@ pub(crate) use self::args::LoadArgs;
 
 /// Runs the load and prints what it found. The exit code is told at [`LoadArgs`].
 pub(crate) async fn run(args: LoadArgs) -> ExitCode {
-    let client = match Client::connect(&args.address, args.pace().connections()).await {
+    let client = match Client::connect(&args).await {
         Ok(client) => client,
         Err(why) => {
             // Nobody is left to tell when stderr is closed too.
