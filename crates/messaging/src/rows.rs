@@ -3,10 +3,12 @@
 //! A database connection keeps prepared statements by their text, and the text of a statement over
 //! many rows differs with their number. Cutting batches into powers of two keeps the texts few.
 
+mod array;
+
 use sea_orm::{
-    ConnectionTrait, DbBackend, DbErr, EntityTrait, FromQueryResult, Insert, IntoActiveModel,
-    QueryTrait as _,
-    sea_query::{OnConflict, Query},
+    ActiveModelTrait, ColumnTrait as _, ColumnType, ConnectionTrait, DbBackend, DbErr, EntityTrait,
+    FromQueryResult, Insert, Iterable as _, QueryTrait as _, Value,
+    sea_query::{Expr, InsertStatement, OnConflict, Query},
 };
 
 /// Rows in one statement at the most.
@@ -30,17 +32,29 @@ pub fn pad<T: Clone>(mut ids: Vec<T>) -> Vec<T> {
     ids
 }
 
-/// `rows` groups of `columns` placeholders for a hand-written `VALUES`: `(?, ?), (?, ?)`.
+/// Rows of values as a table for hand-written SQL: `FROM ({fragment}) AS news`, whose columns are `column1`,
+/// `column2`, … `types` are the columns' types, for PostgreSQL.
 #[must_use]
-pub fn placeholders(backend: DbBackend, rows: usize, columns: usize) -> String {
-    let row = |row: usize| {
-        let one = |column: usize| match backend {
-            DbBackend::Postgres => format!("${}", row * columns + column + 1),
-            _ => "?".to_owned(),
-        };
-        format!("({})", (0..columns).map(one).collect::<Vec<_>>().join(", "))
-    };
-    (0..rows).map(row).collect::<Vec<_>>().join(", ")
+pub fn table<const N: usize>(
+    backend: DbBackend,
+    types: [ColumnType; N],
+    rows: Vec<[Value; N]>,
+) -> (String, Vec<Value>) {
+    if backend == DbBackend::Postgres {
+        let columns = (0..N).map(|column| {
+            let (number, of) = (column + 1, array::type_name(&types[column]));
+            format!("UNNEST(CAST(${number} AS text)::{of}[]) AS column{number}")
+        });
+        let fragment = format!("SELECT {}", columns.collect::<Vec<_>>().join(", "));
+        let literals = (0..N).map(|column| {
+            let values = rows.iter().map(|row| &row[column]);
+            Value::from(array::literal(values))
+        });
+        return (fragment, literals.collect());
+    }
+    let row = format!("({})", ["?"; N].join(", "));
+    let fragment = format!("VALUES {}", vec![row; rows.len()].join(", "));
+    (fragment, rows.into_iter().flatten().collect())
 }
 
 /// Inserts all `rows`; with `on_conflict`, what that says happens to rows that are already there.
@@ -54,15 +68,14 @@ pub async fn insert<E, A, C>(
 ) -> Result<(), DbErr>
 where
     E: EntityTrait<ActiveModel = A>,
-    A: sea_orm::ActiveModelTrait<Entity = E> + IntoActiveModel<A> + Send,
+    A: ActiveModelTrait<Entity = E> + Send,
     C: ConnectionTrait,
 {
-    for run in runs(rows) {
-        let mut insert = E::insert_many(run);
+    for mut insert in statements::<E, A>(db.get_database_backend(), rows) {
         if let Some(on_conflict) = &on_conflict {
-            insert = insert.on_conflict(on_conflict.clone());
+            insert.on_conflict(on_conflict.clone());
         }
-        insert.exec_without_returning(db).await?;
+        db.execute(&insert).await?;
     }
     Ok(())
 }
@@ -79,16 +92,15 @@ pub async fn insert_returning<E, A, C, T>(
 ) -> Result<Vec<T>, DbErr>
 where
     E: EntityTrait<ActiveModel = A>,
-    A: sea_orm::ActiveModelTrait<Entity = E> + Send,
+    A: ActiveModelTrait<Entity = E> + Send,
     C: ConnectionTrait,
     T: FromQueryResult,
 {
     let mut inserted = Vec::with_capacity(rows.len());
-    for run in runs(rows) {
-        let mut insert = Insert::many(run)
+    for mut insert in statements::<E, A>(db.get_database_backend(), rows) {
+        insert
             .on_conflict(on_conflict.clone())
-            .into_query();
-        insert.returning(Query::returning().columns(columns.clone()));
+            .returning(Query::returning().columns(columns.clone()));
         for row in db.query_all(&insert).await? {
             inserted.push(T::from_query_result(&row, "")?);
         }
@@ -96,17 +108,74 @@ where
     Ok(inserted)
 }
 
+/// PostgreSQL takes any number of rows as one array for each column; SQLite takes them one by one.
+fn statements<E, A>(backend: DbBackend, rows: Vec<A>) -> Vec<InsertStatement>
+where
+    E: EntityTrait<ActiveModel = A>,
+    A: ActiveModelTrait<Entity = E> + Send,
+{
+    if rows.is_empty() {
+        Vec::new()
+    } else if backend == DbBackend::Postgres {
+        vec![from_arrays::<E, A>(&rows)]
+    } else {
+        runs(rows)
+            .map(|run| Insert::many(run).into_query())
+            .collect()
+    }
+}
+
+fn from_arrays<E, A>(rows: &[A]) -> InsertStatement
+where
+    E: EntityTrait<ActiveModel = A>,
+    A: ActiveModelTrait<Entity = E>,
+{
+    let mut columns = Vec::new();
+    let mut arrays = Query::select();
+    for column in E::Column::iter() {
+        let values: Vec<Value> = rows
+            .iter()
+            .filter_map(|row| row.get(column).into_value())
+            .collect();
+        // All rows leave the same columns to the database: a number that it counts.
+        if values.len() != rows.len() {
+            continue;
+        }
+        let of = array::type_name(column.def().get_column_type());
+        let unnest = format!("UNNEST(CAST($1 AS text)::{of}[])");
+        arrays.expr(Expr::cust_with_values(unnest, [array::literal(&values)]));
+        columns.push(column);
+    }
+    let mut insert = Query::insert();
+    insert.into_table(E::default()).columns(columns);
+    // Fails only when there are more or fewer expressions than columns.
+    let _ = insert.select_from(arrays);
+    insert
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn placeholders_are_the_backends_own() {
-        assert_eq!(placeholders(DbBackend::Sqlite, 2, 2), "(?, ?), (?, ?)");
+    fn a_table_of_values_is_written_as_each_database_wants_it() {
+        let rows = || {
+            vec![
+                [Value::from(1_i64), Value::from("a")],
+                [2_i64.into(), "b".into()],
+            ]
+        };
+        let types = || [ColumnType::BigInteger, ColumnType::Text];
+        let (sql, values) = table(DbBackend::Sqlite, types(), rows());
+        assert_eq!(sql, "VALUES (?, ?), (?, ?)");
+        assert_eq!(values.len(), 4);
+        let (sql, values) = table(DbBackend::Postgres, types(), rows());
         assert_eq!(
-            placeholders(DbBackend::Postgres, 2, 2),
-            "($1, $2), ($3, $4)"
+            sql,
+            "SELECT UNNEST(CAST($1 AS text)::bigint[]) AS column1, \
+             UNNEST(CAST($2 AS text)::text[]) AS column2"
         );
+        assert_eq!(values, [Value::from("{1,2}"), Value::from("{\"a\",\"b\"}")]);
     }
 
     #[test]

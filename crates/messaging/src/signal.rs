@@ -5,13 +5,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use couponmesh_runtime::{backoff::Backoff, database::Database, running::Running};
 use sea_orm::sqlx::{self, PgPool, postgres::PgListener};
-use tokio::sync::{Mutex, broadcast, mpsc};
+use tokio::{
+    sync::{Mutex, broadcast, mpsc},
+    time::{Instant, MissedTickBehavior},
+};
 use uuid::Uuid;
 
 use crate::store::Store;
@@ -27,6 +30,11 @@ const GATHER: Duration = Duration::from_millis(5);
 /// After this long a silence the connection is made anew: it may be dead without our knowing.
 const SILENCE: Duration = Duration::from_secs(30);
 
+/// How often a replica says that it is there, and how long the others believe it. As long as nobody else
+/// is, nothing is sent.
+const HELLO: Duration = Duration::from_secs(5);
+const BELIEVED: Duration = Duration::from_secs(15);
+
 /// What signals are about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Topic {
@@ -34,20 +42,23 @@ pub enum Topic {
     Outbox,
     /// Pages changed; the items are the members' ids.
     Page,
+    /// A replica is there.
+    Hello,
 }
+
+const TOPICS: [Topic; 3] = [Topic::Outbox, Topic::Page, Topic::Hello];
 
 impl Topic {
     fn name(self) -> &'static str {
         match self {
             Self::Outbox => "outbox",
             Self::Page => "page",
+            Self::Hello => "hello",
         }
     }
 
     fn parse(name: &str) -> Option<Self> {
-        [Self::Outbox, Self::Page]
-            .into_iter()
-            .find(|topic| topic.name() == name)
+        TOPICS.into_iter().find(|topic| topic.name() == name)
     }
 }
 
@@ -71,6 +82,14 @@ struct Inner {
     out: mpsc::Sender<(Topic, Option<Uuid>)>,
     waiting: Mutex<mpsc::Receiver<(Topic, Option<Uuid>)>>,
     heard: broadcast::Sender<(Option<Topic>, Heard)>,
+    /// When another replica was last heard of.
+    others: std::sync::Mutex<Option<Instant>>,
+}
+
+impl Inner {
+    fn others(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Signals {
@@ -83,6 +102,7 @@ impl Signals {
                 out,
                 waiting: Mutex::new(waiting),
                 heard: broadcast::Sender::new(MAX_WAITING),
+                others: std::sync::Mutex::default(),
             })
         }))
     }
@@ -90,6 +110,12 @@ impl Signals {
     /// Tells the other replicas, a little later.
     pub fn send(&self, topic: Topic, items: impl IntoIterator<Item = Uuid>) {
         let Some(inner) = &self.0 else { return };
+        if inner
+            .others()
+            .is_none_or(|heard| heard.elapsed() > BELIEVED)
+        {
+            return;
+        }
         let mut items = items.into_iter().peekable();
         if items.peek().is_none() {
             let _ = inner.out.try_send((topic, None));
@@ -165,7 +191,13 @@ pub(crate) fn start(store: &Store, running: &Running) {
 async fn send(inner: &Inner) {
     let mut waiting = inner.waiting.lock().await;
     let mut gathered = Vec::new();
-    while waiting.recv_many(&mut gathered, MAX_WAITING).await > 0 {
+    let mut hello = tokio::time::interval(HELLO);
+    hello.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = waiting.recv_many(&mut gathered, MAX_WAITING) => {}
+            _ = hello.tick() => gathered.push((Topic::Hello, None)),
+        }
         let mut by_topic = BTreeMap::<Topic, BTreeSet<Uuid>>::new();
         for (topic, item) in gathered.drain(..) {
             by_topic.entry(topic).or_default().extend(item);
@@ -210,6 +242,11 @@ async fn listen(inner: &Inner, backoff: &mut Backoff) -> Result<(), sqlx::Error>
     while let Ok(heard) = tokio::time::timeout(SILENCE, listener.try_recv()).await {
         let Some(notification) = heard? else { break };
         if let Some(signal) = read(notification.payload(), inner.replica) {
+            let known = inner.others().replace(Instant::now());
+            if known.is_none_or(|heard| heard.elapsed() > BELIEVED) {
+                // So that it need not wait for the next time to know of this one.
+                let _ = inner.out.try_send((Topic::Hello, None));
+            }
             let _ = inner.heard.send(signal);
         }
     }

@@ -7,13 +7,14 @@ mod outage;
 mod postgres;
 mod sqlite;
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
 
 use sea_orm::{
     DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, SqliteTransactionMode,
     TransactionOptions, TransactionTrait, sqlx::PgPool,
 };
 
+use self::bounded::Bound;
 pub use self::{
     bounded::{Reader, Transaction},
     config::DatabaseConfig,
@@ -30,7 +31,7 @@ pub struct Database {
     write: DatabaseConnection,
     read: Reader,
     /// How long a statement may take before its connection is given up; none for a local file.
-    bound: Option<Duration>,
+    bound: Option<Bound>,
 }
 
 /// PostgreSQL does not care for SQLite's mode.
@@ -60,10 +61,11 @@ impl Database {
     /// # Errors
     /// When it cannot be reached or does not let us in.
     pub async fn open_postgres(config: &DatabaseConfig, application: &str) -> Result<Self, DbErr> {
-        let write = postgres::open(config, application).await?;
         // The server ends a statement that takes too long; when nothing comes even of that, the network is gone.
-        let bound = Some(config.statement_timeout + postgres::PATIENCE);
-        let read = Reader::new(write.clone(), bound);
+        let bound = Bound::new(config.statement_timeout + postgres::PATIENCE);
+        let write = postgres::open(config, application, bound.clone()).await?;
+        let bound = Some(bound);
+        let read = Reader::new(write.clone(), bound.clone());
         Ok(Self { write, read, bound })
     }
 
@@ -75,8 +77,9 @@ impl Database {
     /// # Errors
     /// When no connection is to be had.
     pub async fn begin(&self) -> Result<Transaction, DbErr> {
-        let begun = bounded::within(self.bound, self.write.begin_with_options(WRITES)).await?;
-        Ok(Transaction::new(begun, self.bound))
+        let begun =
+            bounded::within(self.bound.as_ref(), self.write.begin_with_options(WRITES)).await?;
+        Ok(Transaction::new(begun, self.bound.clone()))
     }
 
     /// For reads outside a transaction. They see what was committed when they began.

@@ -297,20 +297,21 @@ pub(crate) async fn save_all(tx: &Transaction, members: Vec<(i64, Model)>) -> Re
     Ok(())
 }
 
-/// One statement for many rows, which sea-query has no words for. `column1`, `column2`, … are what both
-/// databases call the columns of VALUES.
+/// One statement for many rows, which sea-query has no words for.
 async fn save_run(tx: &Transaction, run: Vec<(i64, Model)>) -> Result<(), DbErr> {
     let expected = run.len() as u64;
     let backend = tx.get_database_backend();
-    let values = rows::placeholders(backend, run.len(), 8);
-    let sql = format!(
-        "UPDATE members SET state = news.column2, coupon_id = news.column3, \
-         coupon_issue_time = news.column4, admin_notify_time = news.column5, \
-         coupon_cancel_time = news.column6, version = news.column7 \
-         FROM (VALUES {values}) AS news \
-         WHERE members.member_id = news.column1 AND members.version = news.column8"
-    );
-    let values = run.into_iter().flat_map(|(before, member)| -> [Value; 8] {
+    let types = [
+        ColumnType::Uuid,
+        ColumnType::Text,
+        ColumnType::Uuid,
+        ColumnType::BigInteger,
+        ColumnType::BigInteger,
+        ColumnType::BigInteger,
+        ColumnType::BigInteger,
+        ColumnType::BigInteger,
+    ];
+    let rows = run.into_iter().map(|(before, member)| -> [Value; 8] {
         [
             member.member_id.into(),
             member.state.into(),
@@ -322,6 +323,14 @@ async fn save_run(tx: &Transaction, run: Vec<(i64, Model)>) -> Result<(), DbErr>
             before.into(),
         ]
     });
+    let (news, values) = rows::table(backend, types, rows.collect());
+    let sql = format!(
+        "UPDATE members SET state = news.column2, coupon_id = news.column3, \
+         coupon_issue_time = news.column4, admin_notify_time = news.column5, \
+         coupon_cancel_time = news.column6, version = news.column7 \
+         FROM ({news}) AS news \
+         WHERE members.member_id = news.column1 AND members.version = news.column8"
+    );
     let updated = tx
         .execute_raw(Statement::from_sql_and_values(backend, sql, values))
         .await?;

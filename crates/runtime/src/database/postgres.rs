@@ -8,7 +8,7 @@ use sea_orm::{
     sqlx::{Connection as _, Error, postgres::PgConnectOptions},
 };
 
-use super::DatabaseConfig;
+use super::{DatabaseConfig, bounded::Bound};
 
 /// How much longer than the server's own timeout an answer is waited for.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
@@ -21,6 +21,7 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) async fn open(
     config: &DatabaseConfig,
     application: &str,
+    bound: Bound,
 ) -> Result<DatabaseConnection, DbErr> {
     let mut options = ConnectOptions::new(&config.url);
     let application = application.to_owned();
@@ -42,7 +43,8 @@ pub(super) async fn open(
                 ),
             ])
         })
-        .map_sqlx_postgres_pool_opts(|pool| {
+        .map_sqlx_postgres_pool_opts(move |pool| {
+            let bound = bound.clone();
             pool.before_acquire(|connection, meta| {
                 Box::pin(async move {
                     if meta.idle_for > FRESH {
@@ -51,12 +53,15 @@ pub(super) async fn open(
                     Ok(true)
                 })
             })
-            // A statement that was given up leaves its answer on the way. The pool waits for that without end.
-            .after_release(|connection, _| {
+            // A statement that was given up leaves its answer on the way, for which the pool would wait without end.
+            .after_release(move |connection, _| {
+                let suspicious = bound.is_suspicious();
                 Box::pin(async move {
-                    tokio::time::timeout(CHECK_TIMEOUT, connection.ping())
-                        .await
-                        .map_err(|_| Error::PoolTimedOut)??;
+                    if suspicious {
+                        tokio::time::timeout(CHECK_TIMEOUT, connection.ping())
+                            .await
+                            .map_err(|_| Error::PoolTimedOut)??;
+                    }
                     Ok(true)
                 })
             })
