@@ -23,7 +23,8 @@ load: ## register 10,000 members at what runs there, and check every coupon
 	$(CARGO) run --release --locked -p couponmesh -- load --members 10000
 
 ##@ Check it
-test: deps ## run every test
+test: ## run every test
+	@scripts/deps strace
 	$(CARGO) test --locked --workspace
 
 tour: tools ## run the README's grpcurl tour and compare what it prints
@@ -44,11 +45,12 @@ bench: ## measure speed and size on this machine (minutes; docs/performance.md e
 fmt: ## format the code
 	$(CARGO) fmt --all
 
-deps: ## install what the tests need beside Rust (Debian: strace)
-	@scripts/deps strace
+deps: ## install what tests on the production stack need beside Rust: strace, PostgreSQL, NATS
+	@scripts/deps strace postgresql python3-venv
+	@scripts/tools "$(TOOLS)" nats-server
 
 tools: ## install the checks' tools: buf and grpcurl
-	@scripts/tools "$(TOOLS)"
+	@scripts/tools "$(TOOLS)" buf grpcurl
 
 clean: ## delete what was built
 	$(CARGO) clean
