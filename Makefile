@@ -2,17 +2,19 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run load test tour lint fmt deps tools bench clean
+.PHONY: help run load up down test up-test tour lint bench fmt deps tools clean
 
 CARGO ?= cargo
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 # Where the checks' own tools go, beside the build.
 TOOLS := $(abspath $(TARGET))/tools
+# Where `make up` keeps data and logs. PostgreSQL's user has to get there, which it does not under /root.
+UP_DIR ?= /var/tmp/couponmesh-up
 
 help: ## print this help
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
-	  /^[a-z][a-z-]*:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	  /^[a-z][a-z-]*:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 
 ##@ Use it
@@ -22,9 +24,24 @@ run: ## build and start all services on 127.0.0.1:50051, data in ./data
 load: ## register 10,000 members at what runs there, and check every coupon
 	$(CARGO) run --release --locked -p couponmesh -- load --members 10000
 
+# Ports: MEMBER_PORT, COUPON_PORT, NOTIFICATION_PORT, MYPAGE_PORT, POSTGRES_PORT and NATS_PORT.
+up: deps ## start PostgreSQL, NATS and each service as a process of its own
+	@scripts/tools "$(TOOLS)" grpcurl
+	$(CARGO) build --release --locked -p couponmesh
+	@PATH="$(TOOLS)/bin:$$PATH" scripts/up "$(UP_DIR)" "$(TARGET)/release/couponmesh"
+
+down: ## stop them; DATA=delete deletes their data, too
+	@scripts/down "$(UP_DIR)" $(if $(filter delete,$(DATA)),--delete)
+
 ##@ Check it
-test: deps ## run every test
+test: ## run every test
+	@scripts/deps strace
 	$(CARGO) test --locked --workspace
+
+up-test: deps ## test make up and make down, in a directory of their own
+	@scripts/tools "$(TOOLS)" grpcurl
+	$(CARGO) build --locked -p couponmesh
+	PATH="$(TOOLS)/bin:$$PATH" scripts/up-test "$(TARGET)/debug/couponmesh"
 
 tour: tools ## run the README's grpcurl tour and compare what it prints
 	$(CARGO) build --locked -p couponmesh
@@ -44,11 +61,12 @@ bench: ## measure speed and size on this machine (minutes; docs/performance.md e
 fmt: ## format the code
 	$(CARGO) fmt --all
 
-deps: ## install what the tests need beside Rust (Debian: strace)
-	@scripts/deps strace
+deps: ## install what tests and make up need beside Rust: strace, PostgreSQL, NATS
+	@scripts/deps strace postgresql python3-venv
+	@scripts/tools "$(TOOLS)" nats-server
 
 tools: ## install the checks' tools: buf and grpcurl
-	@scripts/tools "$(TOOLS)"
+	@scripts/tools "$(TOOLS)" buf grpcurl
 
 clean: ## delete what was built
 	$(CARGO) clean

@@ -1,4 +1,4 @@
-//! The documents name what exists: files, tests, and every key that can be set.
+//! The documents name what exists: files, tests, commands, and every key that can be set.
 
 // Clippy sees tests only in test functions, not in their helpers.
 #![allow(clippy::unwrap_used)]
@@ -6,6 +6,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use couponmesh::config::{Config, DEFAULT};
@@ -217,4 +218,136 @@ fn the_runtimes_own_defaults_are_those_of_the_file() {
         without(to_value(&of_file.grpc).unwrap(), "max_in_flight_of"),
         without(to_value(GrpcConfig::default()).unwrap(), "max_in_flight_of")
     );
+}
+
+#[test]
+fn every_key_that_the_operators_are_told_to_set_exists() {
+    let text = fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    let config = to_value(Config::load(None).unwrap()).unwrap();
+    let cells: Vec<&str> = column(&text, "Key").iter().map(|(_, cell)| *cell).collect();
+    let keys = cells
+        .iter()
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2));
+    let keys: Vec<&str> = keys.collect();
+    let exists = |key: &&str| {
+        let path = format!("/{}", key.replace('.', "/"));
+        config
+            .pointer(&path)
+            .is_some_and(|value| !value.is_object())
+    };
+    let unknown: Vec<&&str> = keys.iter().filter(|key| !exists(key)).collect();
+    assert_eq!(unknown, [&""; 0]);
+    assert!(keys.len() > 5, "only {} keys found", keys.len());
+}
+
+/// The lines of fenced blocks, with those that end in a backslash joined.
+fn fenced_lines(text: &str) -> Vec<String> {
+    let mut fenced = false;
+    let mut lines: Vec<String> = Vec::new();
+    let mut goes_on = false;
+    for line in text.lines() {
+        if line.starts_with("```") {
+            fenced = !fenced;
+        } else if fenced {
+            let begun = line.trim_end_matches('\\');
+            match lines.last_mut() {
+                Some(last) if goes_on => last.push_str(begun),
+                _ => lines.push(begun.to_owned()),
+            }
+            goes_on = begun != line;
+        }
+    }
+    lines
+}
+
+/// What a line hands to the binary, when it calls it.
+fn arguments(line: &str) -> Option<Vec<&str>> {
+    let words = line.trim_start_matches("$ ").split_whitespace();
+    // Variables may be set before the command.
+    let mut words = words.skip_while(|word| word.starts_with("COUPONMESH_"));
+    let program = words.next()?;
+    if program != "couponmesh" && !program.ends_with("/release/couponmesh") {
+        return None;
+    }
+    let ends = |word: &&str| matches!(*word, "|" | "&&" | "&" | ";" | ">" | "2>" | "#");
+    let arguments: Vec<&str> = words.take_while(|word| !ends(word)).collect();
+    // `couponmesh is listening on …` is what it prints.
+    (arguments.first() != Some(&"is")).then_some(arguments)
+}
+
+/// Commands that the documents name already and a later change brings. One that is there is checked.
+const TO_COME: [&str; 2] = ["dlq", "outbox"];
+
+#[test]
+fn every_command_that_a_document_shows_is_understood() {
+    let mut wrong = Vec::new();
+    let mut found = 0;
+    for document in documents() {
+        let text = fs::read_to_string(&document).unwrap();
+        for line in fenced_lines(&text) {
+            let Some(arguments) = arguments(&line) else {
+                continue;
+            };
+            found += 1;
+            // Everything before --help is read first, and refused when it is not understood.
+            let asked = Command::new(env!("CARGO_BIN_EXE_couponmesh"))
+                .args(&arguments)
+                .arg("--help")
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&asked.stderr);
+            let is_to_come = TO_COME
+                .iter()
+                .any(|command| said.contains(&format!("unrecognized subcommand '{command}'")));
+            if !asked.status.success() && !is_to_come {
+                let first = said.lines().next().unwrap_or_default();
+                wrong.push(format!("{}: {line}: {first}", document.display()));
+            }
+        }
+    }
+    assert_eq!(wrong, [""; 0]);
+    assert!(found > 10, "only {found} commands found");
+}
+
+#[test]
+fn every_make_target_that_a_document_shows_exists() {
+    let makefile = fs::read_to_string(root().join("Makefile")).unwrap();
+    let mut wrong = Vec::new();
+    let mut found = 0;
+    for document in documents() {
+        let text = fs::read_to_string(&document).unwrap();
+        let fenced = fenced_lines(&text);
+        let indented = text.lines().filter_map(|line| line.strip_prefix("    "));
+        let quoted = text.split('`').skip(1);
+        let commands = fenced.iter().map(String::as_str);
+        for command in commands.chain(indented).chain(quoted) {
+            let Some(words) = command.strip_prefix("make ") else {
+                continue;
+            };
+            found += 1;
+            let target = words.split_whitespace().next().unwrap_or_default();
+            if !makefile.contains(&format!("\n{target}:")) {
+                wrong.push(format!("{}: {command}", document.display()));
+            }
+        }
+    }
+    assert_eq!(wrong, [""; 0]);
+    assert!(found > 10, "only {found} targets found");
+}
+
+#[test]
+fn commands_are_found_with_variables_prompts_and_what_follows() {
+    assert_eq!(
+        arguments(
+            "$ COUPONMESH__A=1 target/release/couponmesh run --without coupon # as if it were away"
+        ),
+        Some(vec!["run", "--without", "coupon"])
+    );
+    assert_eq!(arguments("couponmesh load | head"), Some(vec!["load"]));
+    assert_eq!(
+        arguments("couponmesh is listening on 127.0.0.1:50051"),
+        None
+    );
+    assert_eq!(arguments("grpcurl couponmesh"), None);
+    assert_eq!(fenced_lines("a\n```sh\nb \\\n  c\n```\nd"), ["b   c"]);
 }
