@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
     time::Duration,
 };
 
@@ -12,27 +11,29 @@ use couponmesh::{
     node::{Node, ServiceName},
     stack::{Sources, Stack},
 };
-use couponmesh_runtime::{Clock, Random, fault::Faults};
-use tempfile::TempDir;
+use couponmesh_messaging::Event;
+use couponmesh_runtime::{Clock, Random, Timestamp, fault::Faults};
 use tonic::transport::{Channel, Endpoint};
 use uuid::Uuid;
 
-use super::{bus::BadBus, coupon_way::CouponWay, files::File};
+use super::{backend::Backend, bus::BadBus, coupon_way::CouponWay, files::File, log::Log};
 
 /// A running mesh. End it with [`finish`](Self::finish) or [`shut`](Self::shut).
 pub(crate) struct Mesh {
     home: Home,
-    stack: Stack,
+    sources: Sources,
+    /// The stack that all services share; none where each replica has its own.
+    shared: Option<Stack>,
     nodes: BTreeMap<ServiceName, Running>,
     more: Vec<Running>,
 }
 
-/// A mesh that does not run: its files, to be looked at, changed and opened again.
+/// A mesh that does not run: its databases and its bus, to be looked at, changed and opened again.
 pub(crate) struct Shut(Home);
 
 /// What outlives a restart.
 struct Home {
-    dir: TempDir,
+    backend: Backend,
     config: Config,
     faults: Faults,
     bus: BadBus,
@@ -41,7 +42,17 @@ struct Home {
 
 struct Running {
     node: Node,
+    own_stack: Option<Stack>,
     channel: Channel,
+}
+
+impl Running {
+    async fn stop(self) {
+        self.node.stop().await;
+        if let Some(stack) = self.own_stack {
+            stack.close().await;
+        }
+    }
 }
 
 /// The settings of most tests: the defaults, with a worker that does not keep a test waiting.
@@ -76,7 +87,7 @@ impl Mesh {
         let coupon_way = CouponWay::open().await;
         config.member.coupon_address = coupon_way.url();
         let home = Home {
-            dir: tempfile::tempdir().unwrap(),
+            backend: Backend::new().await,
             config,
             faults: Faults::none(),
             bus: BadBus::default(),
@@ -116,12 +127,32 @@ impl Mesh {
         let services = BTreeSet::from([service]);
         let absent = ServiceName::all().difference(&services).copied().collect();
         let config = &self.home.config;
-        let node = Node::start(&self.stack, config, anywhere, &services, &absent)
-            .await
-            .unwrap();
+        let own_stack = self.own_stack(service);
+        let stack = self.stack(own_stack.as_ref());
+        let node = Node::start(stack, config, anywhere, &services, &absent);
+        let node = node.await.unwrap();
         let url = format!("http://{}", node.address());
         let channel = Endpoint::from_shared(url).unwrap().connect_lazy();
-        Running { node, channel }
+        Running {
+            node,
+            own_stack,
+            channel,
+        }
+    }
+
+    fn own_stack(&self, service: ServiceName) -> Option<Stack> {
+        let Home {
+            backend,
+            config,
+            bus,
+            ..
+        } = &self.home;
+        let own = backend.own_stack(config, service, &self.sources)?;
+        Some(own.with_bus(|inner| bus.around(inner)))
+    }
+
+    fn stack<'a>(&'a self, own: Option<&'a Stack>) -> &'a Stack {
+        own.or(self.shared.as_ref()).unwrap()
     }
 
     /// Stops a service in good order. Calls to coupon find nobody there.
@@ -130,7 +161,7 @@ impl Mesh {
         if service == ServiceName::Coupon {
             self.home.coupon_way.leads_nowhere();
         }
-        running.node.stop().await;
+        running.stop().await;
     }
 
     /// The connection to a service that runs.
@@ -165,20 +196,35 @@ impl Mesh {
         &self.home.bus
     }
 
-    /// The databases and the bus, e.g. to publish something by hand.
-    pub(crate) fn stack(&self) -> &Stack {
-        &self.stack
+    /// Publishes events that no service stored.
+    pub(crate) async fn publish(&self, events: Vec<Event>) {
+        let own = self.own_stack(ServiceName::Member);
+        let stack = self.stack(own.as_ref());
+        stack.bus_reached().await.unwrap();
+        stack.bus().publish(events).await.unwrap();
+        if let Some(own) = own {
+            own.close().await;
+        }
+    }
+
+    /// The time, as the services see it.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.sources.clock.now()
     }
 
     /// An id that nothing has.
     pub(crate) fn new_id(&self) -> Uuid {
-        let Sources { clock, random, .. } = self.stack.sources();
-        random.uuid_v7(clock.now())
+        self.sources.random.uuid_v7(self.now())
     }
 
-    /// Looks into the database of a service, or of the `bus`.
-    pub(crate) async fn file(&self, name: &str) -> File {
-        self.home.file(name).await
+    /// Looks into the database of a service.
+    pub(crate) async fn file(&self, service: &str) -> File {
+        self.home.backend.file(service).await
+    }
+
+    /// Looks into what the bus keeps.
+    pub(crate) async fn log(&self) -> Log<'_> {
+        self.home.backend.log().await
     }
 
     /// Settles, is audited and ends.
@@ -187,18 +233,20 @@ impl Mesh {
         self.shut().await.remove().await;
     }
 
-    /// Stops every service and closes the files.
+    /// Stops every service and closes what they had open.
     pub(crate) async fn shut(self) -> Shut {
         // Together: each waits for its callers to hang up.
         let nodes = self.nodes.into_values().chain(self.more);
-        futures::future::join_all(nodes.map(|running| running.node.stop())).await;
-        self.stack.close().await;
+        futures::future::join_all(nodes.map(Running::stop)).await;
+        if let Some(shared) = self.shared {
+            shared.close().await;
+        }
         Shut(self.home)
     }
 }
 
 impl Shut {
-    /// Opens the files and starts all services again.
+    /// Starts all services again on what was left.
     pub(crate) async fn open(self) -> Mesh {
         let mut mesh = self.0.open().await;
         mesh.start_all().await;
@@ -206,13 +254,18 @@ impl Shut {
     }
 
     /// Looks into a database, or changes it.
-    pub(crate) async fn file(&self, name: &str) -> File {
-        self.0.file(name).await
+    pub(crate) async fn file(&self, service: &str) -> File {
+        self.0.backend.file(service).await
+    }
+
+    /// Looks into what the bus keeps, or changes it.
+    pub(crate) async fn log(&self) -> Log<'_> {
+        self.0.backend.log().await
     }
 
     /// Removes everything.
     pub(crate) async fn remove(self) {
-        self.0.dir.close().unwrap();
+        self.0.backend.remove();
     }
 }
 
@@ -223,20 +276,14 @@ impl Home {
             random: Random::from_os(),
             faults: self.faults.clone(),
         };
-        let stack = Stack::embedded(self.dir.path(), &self.config.messaging, sources)
-            .await
-            .unwrap()
-            .with_bus(|bus| self.bus.around(bus));
+        let shared = self.backend.shared_stack(&self.config, &sources).await;
+        let shared = shared.map(|stack| stack.with_bus(|inner| self.bus.around(inner)));
         Mesh {
             home: self,
-            stack,
+            sources,
+            shared,
             nodes: BTreeMap::new(),
             more: Vec::new(),
         }
-    }
-
-    async fn file(&self, name: &str) -> File {
-        let path: PathBuf = self.dir.path().join(format!("{name}.db"));
-        File::open(&path).await
     }
 }

@@ -1,4 +1,5 @@
-//! A mesh to try things on: the real services, in one process, on port 0 and in a directory of their own.
+//! A mesh to try things on: the real services, in one process, on port 0 and in a home of their own, which is
+//! a directory, or with `COUPONMESH_TEST_STACK=servers` databases on PostgreSQL and a NATS server.
 //!
 //! ```ignore
 //! let mut mesh = Mesh::start().await;                       // or Mesh::with(|config| …), Mesh::idle(…)
@@ -8,7 +9,7 @@
 //! mesh.bus().hold("mypage");                                // the bus withholds everything from a consumer
 //! mesh.faults().arm("member.complete:commit", 1);           // see couponmesh_runtime::fault
 //! eventually("…", || async { mesh.member(&id).await.admin_notified }).await;
-//! mesh.finish().await;                                      // settles, audits, stops, removes the directory
+//! mesh.finish().await;                                      // settles, audits, stops, removes the home
 //! ```
 //!
 //! | what | file |
@@ -18,6 +19,8 @@
 //! | the way from member to coupon: pass, refuse, hang, lose answers, count | [`coupon_way`] |
 //! | a bus that delivers twice, in reverse, or not yet | [`bus`] |
 //! | look into the databases | [`files`] |
+//! | look into what the bus keeps | [`log`] |
+//! | the stack under it all: files, or servers | [`backend`] |
 //! | what must hold whatever happened | [`audit`], member by member in [`books`] |
 //! | the administrator's webhook | [`webhook`] |
 //!
@@ -27,11 +30,13 @@
 #![allow(dead_code, unused_imports, clippy::unwrap_used)]
 
 pub(crate) mod audit;
+mod backend;
 mod books;
 pub(crate) mod bus;
 pub(crate) mod calls;
 pub(crate) mod coupon_way;
 pub(crate) mod files;
+pub(crate) mod log;
 pub(crate) mod mesh;
 pub(crate) mod webhook;
 
@@ -41,7 +46,8 @@ use tokio::time::{Instant, sleep};
 
 pub(crate) use self::{
     coupon_way::{CouponWay, Way},
-    files::{File, Logged},
+    files::File,
+    log::{Log, Logged},
     mesh::{Mesh, Shut},
     webhook::Webhook,
 };

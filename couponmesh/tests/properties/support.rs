@@ -5,10 +5,10 @@ use std::{collections::HashSet, future::Future};
 use couponmesh_messaging::{Event, Handler, Store, migrations::bring_up, outbox};
 use couponmesh_runtime::{
     Clock, Context, CorrelationId, Random, Timestamp,
-    database::Database,
     fault::Faults,
     id::{EventId, MemberId},
 };
+use couponmesh_testbed::Home;
 use proptest::{
     collection::vec,
     prelude::*,
@@ -18,7 +18,6 @@ use proptest::{
 use prost::{Message, Name};
 use sea_orm::{ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _};
 use sea_orm_migration::MigratorTrait;
-use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 const CASES: u32 = 128;
@@ -29,28 +28,27 @@ pub(crate) const NOW: Timestamp = Timestamp(1_800_000_000_000_000);
 pub(crate) struct Bench {
     pub(crate) store: Store,
     runtime: Runtime,
-    _dir: TempDir,
+    _home: Home,
 }
 
 impl Bench {
     pub(crate) fn new<M: MigratorTrait>(service: &'static str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap();
-        let database = runtime.block_on(async {
-            let path = dir.path().join("service.db");
-            let database = Database::open_sqlite(&path).await.unwrap();
+        let (home, database) = runtime.block_on(async {
+            let home = Home::new(&[service]).await;
+            let database = home.database(service).await;
             bring_up::<M>(&database).await.unwrap();
-            database
+            (home, database)
         });
         let (clock, random) = (Clock::manual(NOW), Random::seeded(1));
         let replica = uuid::Uuid::nil();
         Self {
             store: Store::new(service, replica, database, clock, random, Faults::none()),
             runtime,
-            _dir: dir,
+            _home: home,
         }
     }
 

@@ -59,7 +59,7 @@ async fn ids_travel_with_every_event_row_and_call_that_a_request_causes() {
     mesh.bus().release("member");
     mesh.settled().await;
 
-    let log = mesh.file("bus").await.log_of(&member_id).await;
+    let log = mesh.log().await.of(&member_id).await;
     let mut story: Vec<_> = log.iter().map(|event| chapter(event, &log)).collect();
     story.sort_unstable();
     let (joining, leaving) = (JOINING.map(|(_, id)| id), LEAVING.map(|(_, id)| id));
@@ -135,7 +135,7 @@ async fn who_sends_no_id_gets_one_and_a_malformed_one_is_replaced() {
         assert!(minted.parse::<uuid::Uuid>().is_ok(), "{minted}");
         let member_id = answer.into_inner().member.unwrap().member_id;
         mesh.joined(&member_id).await;
-        for event in mesh.file("bus").await.log_of(&member_id).await {
+        for event in mesh.log().await.of(&member_id).await {
             assert_eq!(event.correlation_id, minted);
             assert_eq!(event.traceparent, None);
         }

@@ -39,7 +39,7 @@ async fn a_whole_life_that_is_heard_of_backwards_is_shown_as_it_was() {
     mesh.start_all().await;
     let member = mesh.register("ann@example.com").await;
     eventually("coupon and notification did their part", || async {
-        let log = mesh.file("bus").await.log_of(&member.member_id).await;
+        let log = mesh.log().await.of(&member.member_id).await;
         log.len() == 3
     })
     .await;
@@ -83,10 +83,7 @@ async fn a_log_that_is_replayed_into_empty_inboxes_changes_nothing_and_sends_not
         heard.push(file.count("inbox").await);
         file.execute("DELETE FROM inbox").await;
     }
-    shut.file("bus")
-        .await
-        .execute("UPDATE offsets SET seq = 0")
-        .await;
+    shut.log().await.rewind().await;
 
     let mesh = shut.open().await;
     for (service, heard) in SERVICES.into_iter().zip(heard) {
@@ -152,7 +149,7 @@ async fn a_poisoned_event_is_put_aside_and_holds_nothing_up() {
         (ISSUED, of_nobody.encode_to_vec()),
     ];
     let events = events.map(|(event_type, payload)| poison(&mesh, event_type, payload));
-    mesh.stack().bus().publish(events.to_vec()).await.unwrap();
+    mesh.publish(events.to_vec()).await;
 
     for (service, letters) in SERVICES.into_iter().zip([2, 1, 1, 2]) {
         eventually("the poison is put aside", || async {
@@ -180,7 +177,7 @@ fn poison(mesh: &Mesh, event_type: &str, payload: Vec<u8>) -> Event {
         event_type: event_type.to_owned(),
         source: "a test".to_owned(),
         member_id: MemberId(mesh.new_id()),
-        time: mesh.stack().sources().clock.now(),
+        time: mesh.now(),
         context: Context::new(CorrelationId::from(id)),
         payload,
     }

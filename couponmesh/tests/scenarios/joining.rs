@@ -1,6 +1,11 @@
 //! Registering: one address, one member, however often and by however many it is asked for.
 
-use couponmesh_proto::member::v1::{MemberState, RegisterMemberRequest, WithdrawalState};
+use std::collections::BTreeSet;
+
+use couponmesh::node::ServiceName;
+use couponmesh_proto::member::v1::{
+    MemberState, RegisterMemberRequest, WithdrawalState, member_service_client::MemberServiceClient,
+};
 use futures::future::join_all;
 use tonic::Code;
 
@@ -60,6 +65,38 @@ async fn repeats_of_one_request_all_get_the_same_member() {
     let replayed = mesh.try_register(request).await.unwrap();
     assert_eq!(replayed.member_id, first);
     assert_eq!(replayed.state(), MemberState::Withdrawn);
+    mesh.finish().await;
+}
+
+// At two replicas at once, most rounds find nothing when they look, and one of each comes too late.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_replicas_agree_on_who_gets_an_address_and_what_a_request_made() {
+    let mut mesh = Mesh::start().await;
+    let other = mesh.start_another(ServiceName::Member).await;
+    let replicas = [mesh.members(), MemberServiceClient::new(other)];
+    let at_both = async |request: RegisterMemberRequest| {
+        let calls = replicas.iter().cycle().take(8).map(|replica| {
+            let (mut replica, request) = (replica.clone(), request.clone());
+            async move { replica.register_member(request).await }
+        });
+        join_all(calls).await
+    };
+    for round in 0..20 {
+        let answers = at_both(registration(&format!("wanted{round}@example.com"))).await;
+        let (got_it, too_late): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+        assert_eq!(got_it.len(), 1);
+        for answer in too_late {
+            let taken = (Code::AlreadyExists, "EMAIL_TAKEN".to_owned());
+            assert_eq!(refused(answer), taken);
+        }
+        let repeated = RegisterMemberRequest {
+            request_id: mesh.new_id().to_string(),
+            ..registration(&format!("repeated{round}@example.com"))
+        };
+        let answers = at_both(repeated).await.into_iter();
+        let members = answers.map(|answer| answer.unwrap().into_inner().member.unwrap().member_id);
+        assert_eq!(members.collect::<BTreeSet<_>>().len(), 1);
+    }
     mesh.finish().await;
 }
 

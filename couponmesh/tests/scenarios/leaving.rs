@@ -1,10 +1,10 @@
 //! Withdrawing: many callers, several replicas, one withdrawal.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use couponmesh::node::ServiceName;
 use couponmesh_proto::member::v1::{
-    PendingReason, WithdrawMemberRequest, WithdrawalState,
+    Member, PendingReason, WithdrawMemberRequest, WithdrawalState,
     member_service_client::MemberServiceClient,
 };
 use futures::future::join_all;
@@ -54,6 +54,43 @@ async fn a_repeated_request_to_withdraw_gets_the_same_withdrawal() {
         ..crate::harness::calls::registration("new@example.com")
     };
     mesh.try_register(registration).await.unwrap();
+    mesh.finish().await;
+}
+
+// At two replicas at once, most rounds find nothing when they look, and one of each comes too late.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_replicas_agree_on_what_a_request_to_withdraw_made() {
+    let mut mesh = Mesh::start().await;
+    let other = mesh.start_another(ServiceName::Member).await;
+    let replicas = [mesh.members(), MemberServiceClient::new(other)];
+    let members = mesh.join_many(30).await;
+    for round in members.chunks(3) {
+        let [one, two, three] = round else {
+            panic!("thirty are ten times three")
+        };
+        let at_both = async |members: [&Member; 2]| {
+            let request_id = mesh.new_id().to_string();
+            let calls = replicas.iter().zip(members).map(|(replica, member)| {
+                let request = WithdrawMemberRequest {
+                    request_id: request_id.clone(),
+                    member_id: member.member_id.clone(),
+                };
+                let mut replica = replica.clone();
+                async move { replica.withdraw_member(request).await }
+            });
+            join_all(calls).await
+        };
+        let answers = at_both([one, one]).await.into_iter();
+        let ids = answers.map(|answer| answer.unwrap().into_inner().withdrawal.unwrap());
+        let ids: BTreeSet<_> = ids.map(|withdrawal| withdrawal.withdrawal_id).collect();
+        assert_eq!(ids.len(), 1);
+
+        let answers = at_both([two, three]).await;
+        let (stored, mut refusals): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+        assert_eq!(stored.len(), 1);
+        let reused = (Code::InvalidArgument, "REQUEST_ID_REUSED".to_owned());
+        assert_eq!(refused(refusals.remove(0)), reused);
+    }
     mesh.finish().await;
 }
 

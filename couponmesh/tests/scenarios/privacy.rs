@@ -5,9 +5,11 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use couponmesh_runtime::telemetry;
 use tracing_subscriber::{
-    EnvFilter,
+    Layer as _,
     fmt::{MakeWriter, format::FmtSpan},
+    layer::SubscriberExt as _,
 };
 
 use crate::harness::{
@@ -45,11 +47,11 @@ impl MakeWriter<'_> for Log {
 #[tokio::test(flavor = "current_thread")]
 async fn address_and_name_are_never_logged_and_leave_with_the_member() {
     let log = Log::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new("trace"))
+    let lines = tracing_subscriber::fmt::layer()
         .with_span_events(FmtSpan::FULL)
-        .with_writer(log.clone())
-        .finish();
+        .with_writer(log.clone());
+    let everything = telemetry::log_filter("trace,async_nats::connection=trace").unwrap();
+    let subscriber = tracing_subscriber::registry().with(lines.with_filter(everything));
     let _logging = tracing::subscriber::set_default(subscriber);
     // As long as there is one subscriber, only the thread that comes by a log line first is asked whether
     // it is wanted, and that may be another test's.
@@ -67,15 +69,15 @@ async fn address_and_name_are_never_logged_and_leave_with_the_member() {
     mesh.settled().await;
     // Only where it belongs, even while the member is there.
     assert_eq!(
-        tables_that_hold(&mesh, EMAIL).await,
+        places_that_hold(&mesh, EMAIL).await,
         ["member members.email"]
     );
 
     mesh.withdraw(&member.member_id).await;
     mesh.settled().await;
-    assert_eq!(tables_that_hold(&mesh, EMAIL).await, [""; 0]);
+    assert_eq!(places_that_hold(&mesh, EMAIL).await, [""; 0]);
     // Events keep the name for their retention time and no longer.
-    let names = tables_that_hold(&mesh, NAME).await;
+    let names = places_that_hold(&mesh, NAME).await;
     assert_eq!(names, ["member outbox.payload", "bus events.payload"]);
     mesh.finish().await;
 
@@ -94,11 +96,13 @@ async fn address_and_name_are_never_logged_and_leave_with_the_member() {
     }
 }
 
-async fn tables_that_hold(mesh: &Mesh, needle: &str) -> Vec<String> {
+async fn places_that_hold(mesh: &Mesh, needle: &str) -> Vec<String> {
     let mut found = Vec::new();
-    for name in SERVICES.into_iter().chain(["bus"]) {
-        let tables = mesh.file(name).await.tables_that_hold(needle).await;
-        found.extend(tables.into_iter().map(|table| format!("{name} {table}")));
+    for name in SERVICES {
+        let columns = mesh.file(name).await.columns_that_hold(needle).await;
+        found.extend(columns.into_iter().map(|column| format!("{name} {column}")));
     }
+    let parts = mesh.log().await.parts_that_hold(needle).await;
+    found.extend(parts.into_iter().map(|part| format!("bus {part}")));
     found
 }

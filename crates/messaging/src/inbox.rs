@@ -89,7 +89,7 @@ pub(crate) async fn mark(
     let dealt_with = [Column::HandleTime, Column::Outcome];
     upsert(
         db,
-        events.iter().map(row).collect(),
+        in_key_order(events).iter().map(row).collect(),
         OnConflict::columns(KEY)
             .update_columns(dealt_with)
             .to_owned(),
@@ -109,7 +109,8 @@ pub(crate) async fn count_attempt(
     let on_conflict = OnConflict::columns(KEY)
         .value(Column::Attempts, one_more)
         .to_owned();
-    upsert(db, events.iter().map(row).collect(), on_conflict).await
+    let rows = in_key_order(events).iter().map(row).collect();
+    upsert(db, rows, on_conflict).await
 }
 
 /// Takes the count of an attempt back, unless the event is dealt with.
@@ -127,6 +128,14 @@ pub(crate) async fn uncount_attempt(
         .exec(db)
         .await?;
     Ok(())
+}
+
+/// Two replicas that got the same events, as happens after a lost acknowledgement, wait for each other at the
+/// first and do not deadlock.
+fn in_key_order<'a>(events: &[&'a Event]) -> Vec<&'a Event> {
+    let mut events = events.to_vec();
+    events.sort_unstable_by_key(|event| event.id.0);
+    events
 }
 
 const KEY: [Column; 2] = [Column::Consumer, Column::EventId];

@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
-    filter::{ParseError, Targets},
-    layer::SubscriberExt as _,
+    filter::{FilterExt as _, ParseError, Targets},
+    layer::{Filter, SubscriberExt as _},
     util::{SubscriberInitExt as _, TryInitError},
 };
 
@@ -114,7 +114,7 @@ pub struct Telemetry {
 ///
 /// When a filter or address is malformed, or a subscriber is set already.
 pub fn init(config: &TelemetryConfig, service_name: &str) -> Result<Telemetry, TelemetryError> {
-    let filter = EnvFilter::builder().parse(&config.log_level)?;
+    let filter = log_filter(&config.log_level)?;
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal());
@@ -148,6 +148,20 @@ pub fn init(config: &TelemetryConfig, service_name: &str) -> Result<Telemetry, T
     Ok(Telemetry {
         provider: Some(provider),
     })
+}
+
+/// What is logged at `log_level`.
+///
+/// # Errors
+/// When it does not parse.
+pub fn log_filter(
+    log_level: &str,
+) -> Result<impl Filter<Registry> + Send + Sync + 'static, ParseError> {
+    // One step further the bus's client logs whole events, which hold names, and its own password.
+    let discreet = Targets::new()
+        .with_default(LevelFilter::TRACE)
+        .with_target("async_nats", LevelFilter::DEBUG);
+    Ok(EnvFilter::builder().parse(log_level)?.and(discreet))
 }
 
 impl Telemetry {

@@ -8,10 +8,12 @@
 // All of it is test code.
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
 
+mod home;
 mod nats;
 mod postgres;
 
-pub use nats::Nats;
+pub use home::Home;
+pub use nats::{Message, Nats};
 pub use postgres::{Databases, config};
 
 /// Whether tests run on PostgreSQL and NATS rather than on files.

@@ -1,13 +1,18 @@
 //! A NATS server of a test's own.
 
+mod stream;
+
 use std::{
     net::{Ipv4Addr, TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
     time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
+
+pub use self::stream::Message;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -29,7 +34,10 @@ impl Nats {
             port: free_port(),
             server: None,
         };
-        nats.restart();
+        // Another may have taken the port meanwhile.
+        while !nats.try_start() {
+            nats.port = free_port();
+        }
         nats
     }
 
@@ -55,6 +63,11 @@ impl Nats {
 
     /// Starts it again after [`kill`](Self::kill).
     pub fn restart(&mut self) {
+        assert!(self.try_start(), "nats-server ended at once");
+    }
+
+    /// False when the server ends at once.
+    fn try_start(&mut self) -> bool {
         assert!(self.server.is_none(), "it runs");
         let config = self.dir.path().join("nats.conf");
         let text = format!(
@@ -63,12 +76,17 @@ impl Nats {
             self.store(),
         );
         std::fs::write(&config, text).unwrap();
-        self.server = Some(spawn(&config, &self.dir.path().join("log")));
+        let mut server = spawn(&config, &self.dir.path().join("log"));
         let end = Instant::now() + PATIENCE;
         while TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_err() {
+            if server.try_wait().unwrap().is_some() {
+                return false;
+            }
             assert!(Instant::now() < end, "nats-server does not listen");
             std::thread::sleep(Duration::from_millis(5));
         }
+        self.server = Some(server);
+        true
     }
 
     fn store(&self) -> std::path::PathBuf {
@@ -96,8 +114,18 @@ fn spawn(config: &Path, log: &Path) -> Child {
         .expect("nats-server is on the PATH; `make deps` installs it")
 }
 
-/// A port that nobody has now.
+/// A port that nobody has now, and that nobody is given who asks for any: those are from 32,768 on.
 fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap().port()
+    const FIRST: u16 = 12_000;
+    const COUNT: u16 = 20_000;
+    static TRIED: AtomicU16 = AtomicU16::new(0);
+    loop {
+        // Processes that run side by side begin at different places.
+        let start = std::process::id().wrapping_mul(7_919) % u32::from(COUNT);
+        let start = u16::try_from(start).unwrap();
+        let port = FIRST + (start + TRIED.fetch_add(1, Ordering::Relaxed) % COUNT) % COUNT;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
 }

@@ -30,20 +30,40 @@ pub struct Cancelling {
 /// [`Error::Storage`].
 pub async fn cancel(store: Store, cancelling: Cancelling) -> Result<Model, Error> {
     let tx = store.begin("coupon.cancel").await?;
-    let cancelled = match coupons::find_by_member_for_update(&tx, cancelling.member_id).await? {
-        Some(coupon) => match coupon.state {
-            State::Cancelled => return Ok(coupon),
-            State::Issued => coupons::cancel(&tx, coupon, cancelling.withdrawal_id).await?,
-        },
-        None => cancel_before_issue(&tx, &cancelling).await?,
-    };
+    let mut before = coupons::find_by_member_for_update(&tx, cancelling.member_id).await?;
+    if before.is_none() {
+        if let Some(cancelled) = cancel_before_issue(&tx, &cancelling).await? {
+            return commit(tx, &cancelling, cancelled).await;
+        }
+        // On PostgreSQL one may have come in between. The insert waited for its commit.
+        before = coupons::find_by_member_for_update(&tx, cancelling.member_id).await?;
+    }
+    let coupon = before.ok_or(DbErr::RecordNotUpdated)?;
+    match coupon.state {
+        State::Cancelled => Ok(coupon),
+        State::Issued => {
+            let cancelled = coupons::cancel(&tx, coupon, cancelling.withdrawal_id).await?;
+            commit(tx, &cancelling, cancelled).await
+        }
+    }
+}
+
+async fn commit(
+    tx: Transaction,
+    cancelling: &Cancelling,
+    cancelled: Model,
+) -> Result<Model, Error> {
     tx.append(&cancelling.context, cancelled.member_id, &event(&cancelled));
     tx.commit().await?;
     Ok(cancelled)
 }
 
-/// Stores a cancelled record without a code, so that the late registration issues nothing.
-async fn cancel_before_issue(tx: &Transaction, cancelling: &Cancelling) -> Result<Model, DbErr> {
+/// Stores a cancelled record without a code, so that the late registration issues nothing; none when there
+/// is a record.
+async fn cancel_before_issue(
+    tx: &Transaction,
+    cancelling: &Cancelling,
+) -> Result<Option<Model>, DbErr> {
     let coupon = Model {
         coupon_id: CouponId(tx.new_id()),
         member_id: cancelling.member_id,
@@ -55,12 +75,7 @@ async fn cancel_before_issue(tx: &Transaction, cancelling: &Cancelling) -> Resul
         version: 1,
     };
     let inserted = coupons::insert_new(tx, vec![coupon.clone()]).await?;
-    // A record that came in between: the caller tries again and finds it.
-    if inserted.is_empty() {
-        Err(DbErr::RecordNotUpdated)
-    } else {
-        Ok(coupon)
-    }
+    Ok((!inserted.is_empty()).then_some(coupon))
 }
 
 fn event(coupon: &Model) -> CouponCancelled {

@@ -120,7 +120,12 @@ pub(crate) async fn list(
 
 /// Inserts coupons and returns the ids of those that were: the others' members have one already, or
 /// their codes are taken.
-pub(crate) async fn insert_new(tx: &Transaction, rows: Vec<Model>) -> Result<Vec<CouponId>, DbErr> {
+pub(crate) async fn insert_new(
+    tx: &Transaction,
+    mut rows: Vec<Model>,
+) -> Result<Vec<CouponId>, DbErr> {
+    // In the order of what has to be unique, so that two replicas with the same members do not deadlock.
+    rows.sort_unstable_by_key(|row| row.member_id);
     // Names no index on purpose: a conflict of member or of code must leave the transaction usable, which
     // a unique violation on PostgreSQL does not. The caller finds out which it was.
     let neither = OnConflict::new().do_nothing().to_owned();

@@ -50,6 +50,8 @@ impl Finisher {
 
     async fn pause(&self, withdrawal: &Model, refusal: &Refusal, probe: bool) -> Result<(), DbErr> {
         let tx = self.store.begin("member.pause").await?;
+        // Before the gate, as in completing: two transactions that want both must not wait for each other.
+        withdrawals::lock(&tx, withdrawal.withdrawal_id).await?;
         let next_attempt_time = match refusal.reason {
             Reason::Rejected => {
                 // The other side is there and answers, so the way is free for other withdrawals.

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use couponmesh_messaging::{Store, Transaction, rows};
 use couponmesh_proto::member::v1::{MemberRegistered, MemberSnapshot};
 use couponmesh_runtime::{
-    Context,
+    Context, database,
     id::{MemberId, RequestId},
     running::Running,
 };
@@ -107,7 +107,7 @@ async fn commit(store: &Store, batch: Vec<Waiting>) {
         .unzip();
     let results = match together(store, &registrations).await {
         Ok(results) => results,
-        Err(error) if registrations.len() > 1 && error::may_be_one_requests_fault(&error) => {
+        Err(error) if error::may_be_one_requests_fault(&error) => {
             alone(store, &registrations).await
         }
         Err(error) => vec![Err(error); registrations.len()],
@@ -118,11 +118,21 @@ async fn commit(store: &Store, batch: Vec<Waiting>) {
     }
 }
 
+/// Registers each in a transaction of its own.
 async fn alone(store: &Store, registrations: &[Registration]) -> Vec<Answer> {
     let mut results = Vec::with_capacity(registrations.len());
     for registration in registrations {
-        let one = together(store, std::slice::from_ref(registration)).await;
-        results.push(one.and_then(|mut results| results.pop().unwrap_or(Err(Error::Overloaded))));
+        let one = std::slice::from_ref(registration);
+        let registered = match together(store, one).await {
+            // Another replica took the address or the request id after we looked. It has committed, or there
+            // would be no violation, so a second look finds it.
+            Err(Error::Storage(error)) if database::is_unique_violation(&error) => {
+                together(store, one).await
+            }
+            registered => registered,
+        };
+        let answer = registered.map(|mut answers| answers.pop());
+        results.push(answer.and_then(|answer| answer.unwrap_or(Err(Error::Overloaded))));
     }
     results
 }
@@ -130,8 +140,10 @@ async fn alone(store: &Store, registrations: &[Registration]) -> Vec<Answer> {
 /// Registers all in one transaction; an answer for each, or one error for all when it did not commit.
 async fn together(store: &Store, registrations: &[Registration]) -> Result<Vec<Answer>, Error> {
     let tx = store.begin("member.register").await?;
-    let mut known = known_requests(&tx, registrations).await?;
+    // In this order: on PostgreSQL each look sees what is committed by then, and who sees an address that the
+    // same request took at another replica has to see that request as well.
     let mut taken = taken_addresses(&tx, registrations).await?;
+    let mut known = known_requests(&tx, registrations).await?;
     let mut new_members = Vec::with_capacity(registrations.len());
     let mut new_requests = Vec::new();
     let mut results = Vec::with_capacity(registrations.len());
@@ -153,22 +165,25 @@ async fn together(store: &Store, registrations: &[Registration]) -> Result<Vec<A
         }
         let member = new_member(&tx, registration);
         if let Some((id, digest)) = request {
-            new_requests.push(requests::row(
-                Rpc::Register,
-                id,
-                digest.clone(),
-                member.member_id.0,
-            ));
+            let row = requests::row(Rpc::Register, id, digest.clone(), member.member_id.0);
+            new_requests.push((id, row));
             known.insert(id, (digest, member.clone()));
         }
         let registered = MemberRegistered {
             member: Some(MemberSnapshot::from(&member)),
         };
         tx.append(&registration.context, member.member_id, &registered);
-        new_members.push(member.clone().into_active_model().reset_all());
+        new_members.push(member.clone());
         results.push(Ok(member));
     }
-    rows::insert::<members::Entity, _, _>(&*tx, new_members, None).await?;
+    // In the order of what has to be unique: two replicas with the same callers wait for each other, and do
+    // not deadlock.
+    new_members.sort_unstable_by(|one, other| one.email.cmp(&other.email));
+    new_requests.sort_unstable_by_key(|(id, _)| id.0);
+    let new_members = new_members.into_iter();
+    let new_members = new_members.map(|member| member.into_active_model().reset_all());
+    let new_requests = new_requests.into_iter().map(|(_, row)| row).collect();
+    rows::insert::<members::Entity, _, _>(&*tx, new_members.collect(), None).await?;
     rows::insert::<requests::Entity, _, _>(&*tx, new_requests, None).await?;
     tx.commit().await?;
     Ok(results)

@@ -2,7 +2,7 @@
 
 use couponmesh_messaging::{Store, Transaction};
 use couponmesh_runtime::{
-    Context,
+    Context, database,
     id::{MemberId, RequestId, WithdrawalId},
 };
 use tokio::sync::oneshot;
@@ -46,7 +46,15 @@ pub(crate) async fn withdraw(
 ) -> Result<Model, Error> {
     // Held until the attempt ends, whether or not the caller still waits.
     let permit = finisher.foreground.try_acquire().ok();
-    match store(&finisher, &leaving, permit.is_some()).await? {
+    let stored_now = match store(&finisher, &leaving, permit.is_some()).await {
+        // The same request id at the same time, at another replica or for another member: it is committed
+        // by now, and a second look finds it.
+        Err(Error::Storage(error)) if database::is_unique_violation(&error) => {
+            store(&finisher, &leaving, permit.is_some()).await
+        }
+        stored => stored,
+    };
+    match stored_now? {
         Stored::AsItIs(withdrawal) => Ok(withdrawal),
         Stored::Claimed(withdrawal) => {
             // Nobody listens when the caller has no deadline.

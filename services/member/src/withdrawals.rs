@@ -1,6 +1,6 @@
 //! Withdrawals, one row each; a member has at most one.
 
-use couponmesh_messaging::Transaction;
+use couponmesh_messaging::{Transaction, rows};
 use couponmesh_proto::member::v1 as proto;
 use couponmesh_runtime::{
     Context, Timestamp,
@@ -138,6 +138,12 @@ pub async fn find(db: &impl ConnectionTrait, id: WithdrawalId) -> Result<Option<
     Entity::find_by_id(id).one(db).await
 }
 
+/// Keeps other transactions from changing a withdrawal until this one ends.
+pub(crate) async fn lock(tx: &Transaction, id: WithdrawalId) -> Result<(), DbErr> {
+    Entity::find_by_id(id).lock_exclusive().one(&**tx).await?;
+    Ok(())
+}
+
 pub(crate) async fn find_by_member(
     db: &impl ConnectionTrait,
     id: MemberId,
@@ -207,39 +213,53 @@ pub(crate) async fn claim(
     let free = Column::ClaimEndTime
         .is_null()
         .or(Column::ClaimEndTime.lte(now));
-    let mut due = Entity::find()
-        .select_only()
-        .column(Column::WithdrawalId)
-        .filter(Column::State.eq(State::Pending))
-        .filter(free)
-        .order_by_asc(Column::WithdrawalId)
-        .limit(limit as u64)
-        // Dropped on SQLite, which has one writer; on PostgreSQL replicas pass each other's rows by.
-        .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked);
     let waits_out_an_outage = Column::PendingReason
         .is_null()
         .or(Column::PendingReason.ne(Reason::Rejected));
-    due = due.filter(if even_if_not_due {
-        Column::NextAttemptTime.lte(now).or(waits_out_an_outage)
-    } else {
-        Column::NextAttemptTime.lte(now)
-    });
+    let due = Entity::find()
+        .filter(free)
+        .filter(if even_if_not_due {
+            Column::NextAttemptTime.lte(now).or(waits_out_an_outage)
+        } else {
+            Column::NextAttemptTime.lte(now)
+        })
+        .limit(limit as u64);
+    // In a statement of its own: as the subquery of an UPDATE it may be carried out more than once on
+    // PostgreSQL, and go beyond its limit.
+    let due: Vec<WithdrawalId> = oldest_that_are_free(due).into_tuple().all(&**tx).await?;
+    if due.is_empty() {
+        return Ok(Vec::new());
+    }
     Entity::update_many()
         .col_expr(Column::ClaimEndTime, Expr::value(claim_end))
         .col_expr(Column::AttemptCount, Expr::col(Column::AttemptCount).add(1))
-        .filter(Column::WithdrawalId.in_subquery(due.into_query()))
+        .filter(Column::WithdrawalId.is_in(rows::pad(due)))
         .exec_with_returning(&**tx)
         .await
 }
 
-/// Makes everything that waits out an outage due now.
+/// Makes everything that waits out an outage due now, except what another replica is at: that has its own
+/// outcome.
 pub(crate) async fn make_due(tx: &Transaction) -> Result<(), DbErr> {
+    let waiting = Entity::find()
+        .filter(Column::PendingReason.ne(Reason::Rejected))
+        .filter(Column::NextAttemptTime.gt(tx.now()));
     Entity::update_many()
         .col_expr(Column::NextAttemptTime, Expr::value(tx.now()))
-        .filter(Column::State.eq(State::Pending))
-        .filter(Column::PendingReason.ne(Reason::Rejected))
-        .filter(Column::NextAttemptTime.gt(tx.now()))
+        .filter(Column::WithdrawalId.in_subquery(oldest_that_are_free(waiting).into_query()))
         .exec(&**tx)
         .await?;
     Ok(())
+}
+
+/// The ids of the pending ones of `wanted`, oldest first, locked until the transaction ends. Those that
+/// another transaction has locked are passed by: it may be waiting for the gate, which this one holds.
+fn oldest_that_are_free(wanted: Select<Entity>) -> Select<Entity> {
+    wanted
+        .select_only()
+        .column(Column::WithdrawalId)
+        .filter(Column::State.eq(State::Pending))
+        .order_by_asc(Column::WithdrawalId)
+        // Dropped on SQLite, which has one writer.
+        .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked)
 }

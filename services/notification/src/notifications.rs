@@ -9,7 +9,7 @@ use couponmesh_runtime::{
 };
 use sea_orm::{
     ActiveValue::Set,
-    ConnectionTrait, DbErr, IntoActiveModel as _, QueryOrder, QuerySelect, QueryTrait,
+    ConnectionTrait, DbErr, IntoActiveModel as _, QueryOrder, QuerySelect,
     entity::prelude::*,
     sea_query::{ExprTrait as _, LockBehavior, LockType, OnConflict},
 };
@@ -145,7 +145,9 @@ pub(crate) async fn list(
 }
 
 /// Inserts notifications, but none for a member that has one already.
-pub(crate) async fn insert_new(tx: &Transaction, rows: Vec<Model>) -> Result<(), DbErr> {
+pub(crate) async fn insert_new(tx: &Transaction, mut rows: Vec<Model>) -> Result<(), DbErr> {
+    // In the order of what has to be unique, so that two replicas do not deadlock.
+    rows.sort_unstable_by_key(|row| row.member_id);
     let one_each = OnConflict::column(Column::MemberId).do_nothing().to_owned();
     let rows = rows
         .into_iter()
@@ -161,7 +163,9 @@ pub(crate) async fn claim(
     limit: usize,
     claim_end: Timestamp,
 ) -> Result<Vec<Model>, DbErr> {
-    let due = Entity::find()
+    // In a statement of its own: as the subquery of an UPDATE it may be carried out more than once on
+    // PostgreSQL, and go beyond its limit.
+    let due: Vec<NotificationId> = Entity::find()
         .select_only()
         .column(Column::NotificationId)
         // Only what is PENDING has one, and the index holds nothing else.
@@ -169,11 +173,17 @@ pub(crate) async fn claim(
         .order_by_asc(Column::NextAttemptTime)
         .limit(limit as u64)
         // Dropped on SQLite, which has one writer; on PostgreSQL replicas pass each other's rows by.
-        .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked);
+        .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked)
+        .into_tuple()
+        .all(&**tx)
+        .await?;
+    if due.is_empty() {
+        return Ok(Vec::new());
+    }
     Entity::update_many()
         .col_expr(Column::NextAttemptTime, Expr::value(claim_end))
         .col_expr(Column::AttemptCount, Expr::col(Column::AttemptCount).add(1))
-        .filter(Column::NotificationId.in_subquery(due.into_query()))
+        .filter(Column::NotificationId.is_in(rows::pad(due)))
         .exec_with_returning(&**tx)
         .await
 }

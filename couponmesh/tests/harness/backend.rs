@@ -1,0 +1,74 @@
+//! What is under a mesh: files and the embedded bus, or PostgreSQL and NATS. Chosen here and nowhere else.
+
+use couponmesh::{
+    config::Config,
+    node::ServiceName,
+    stack::{Sources, Stack},
+};
+use couponmesh_testbed::Home;
+
+use super::{files::File, log::Log};
+
+/// Databases and the bus's store, which outlive a restart.
+pub(super) struct Backend(Home);
+
+impl Backend {
+    pub(super) async fn new() -> Self {
+        let services = ServiceName::all();
+        let names: Vec<&str> = services.iter().map(|service| service.name()).collect();
+        Self(Home::new(&names).await)
+    }
+
+    /// The stack that all services share; none where each replica has its own.
+    pub(super) async fn shared_stack(&self, config: &Config, sources: &Sources) -> Option<Stack> {
+        match &self.0 {
+            Home::Files(dir) => {
+                let stack = Stack::embedded(dir.path(), &config.messaging, sources.clone()).await;
+                Some(stack.unwrap())
+            }
+            Home::Servers { .. } => None,
+        }
+    }
+
+    /// A replica's own stack, as its own process would have it; none where all share one.
+    pub(super) fn own_stack(
+        &self,
+        config: &Config,
+        service: ServiceName,
+        sources: &Sources,
+    ) -> Option<Stack> {
+        let Home::Servers { databases, nats } = &self.0 else {
+            return None;
+        };
+        let mut config = config.clone();
+        config.database = couponmesh_testbed::config(&databases.url(service.name()));
+        config.bus.url = nats.url();
+        Some(Stack::servers(&config, service.name(), sources.clone()))
+    }
+
+    /// The database of a service.
+    pub(super) async fn file(&self, service: &str) -> File {
+        match &self.0 {
+            Home::Files(dir) => File::open_sqlite(dir.path(), service).await,
+            Home::Servers { databases, .. } => File::connect(&databases.url(service)).await,
+        }
+    }
+
+    /// What the bus has.
+    pub(super) async fn log(&self) -> Log<'_> {
+        match &self.0 {
+            Home::Files(dir) => Log::Table(File::open_sqlite(dir.path(), "bus").await),
+            Home::Servers { nats, .. } => Log::Stream(nats),
+        }
+    }
+
+    /// Removes everything.
+    ///
+    /// # Panics
+    /// When something in a directory is still in use.
+    pub(super) fn remove(self) {
+        if let Home::Files(dir) = self.0 {
+            dir.close().unwrap();
+        }
+    }
+}

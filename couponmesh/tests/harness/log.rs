@@ -1,0 +1,102 @@
+//! Looking into what the bus keeps, past the services.
+
+use couponmesh_testbed::{Message, Nats};
+use sea_orm::{ConnectionTrait as _, FromQueryResult, Statement};
+use uuid::Uuid;
+
+use super::File;
+
+/// All events that were published: a table of the embedded bus, or the stream of NATS.
+pub(crate) enum Log<'a> {
+    Table(File),
+    Stream(&'a Nats),
+}
+
+/// An event as the bus keeps it.
+#[derive(Debug, FromQueryResult)]
+pub(crate) struct Logged {
+    pub(crate) event_id: Uuid,
+    pub(crate) event_type: String,
+    pub(crate) source: String,
+    pub(crate) correlation_id: String,
+    pub(crate) causation_id: Option<Uuid>,
+    pub(crate) traceparent: Option<String>,
+}
+
+impl From<Message> for Logged {
+    fn from(message: Message) -> Self {
+        let header = |name: &str| message.headers.get(name).map(|value| value.to_string());
+        Self {
+            event_id: header("ce-id").unwrap().parse().unwrap(),
+            event_type: header("ce-type").unwrap(),
+            source: header("ce-source").unwrap(),
+            correlation_id: header("ce-correlationid").unwrap(),
+            causation_id: header("ce-causationid").map(|id| id.parse().unwrap()),
+            traceparent: header("ce-traceparent"),
+        }
+    }
+}
+
+impl Log<'_> {
+    /// The events about a member, in the order of the log.
+    pub(crate) async fn of(&self, member_id: &str) -> Vec<Logged> {
+        match self {
+            Self::Table(file) => {
+                let sql = "SELECT * FROM events WHERE member_id = ? ORDER BY seq";
+                let id: Uuid = member_id.parse().unwrap();
+                let backend = file.db().get_database_backend();
+                let query = Statement::from_sql_and_values(backend, sql, [id.into()]);
+                Logged::find_by_statement(query)
+                    .all(file.db())
+                    .await
+                    .unwrap()
+            }
+            Self::Stream(nats) => {
+                let about = |message: &Message| {
+                    let subject = message.headers.get("ce-subject");
+                    subject.is_some_and(|subject| subject.as_str() == member_id)
+                };
+                let messages = nats.messages().await;
+                messages
+                    .into_iter()
+                    .filter(about)
+                    .map(Logged::from)
+                    .collect()
+            }
+        }
+    }
+
+    /// The parts of events in which `needle` stands, in capitals or not.
+    pub(crate) async fn parts_that_hold(&self, needle: &str) -> Vec<String> {
+        match self {
+            Self::Table(file) => file.columns_that_hold(needle).await,
+            Self::Stream(nats) => {
+                let mut parts = Vec::new();
+                for message in nats.messages().await {
+                    let headers = message.headers.iter();
+                    let headers =
+                        headers.map(|(name, values)| (format!("{name}"), format!("{values:?}")));
+                    let payload = String::from_utf8_lossy(&message.payload).into_owned();
+                    parts.extend(headers);
+                    parts.push(("payload".to_owned(), payload));
+                }
+                parts.retain(|(_, value)| value.to_lowercase().contains(&needle.to_lowercase()));
+                let mut names: Vec<String> = parts
+                    .into_iter()
+                    .map(|(name, _)| format!("events.{name}"))
+                    .collect();
+                names.sort();
+                names.dedup();
+                names
+            }
+        }
+    }
+
+    /// Lets every consumer begin with the first event again; for meshes that are shut.
+    pub(crate) async fn rewind(&self) {
+        match self {
+            Self::Table(file) => file.execute("UPDATE offsets SET seq = 0").await,
+            Self::Stream(nats) => nats.forget_consumers().await,
+        }
+    }
+}
