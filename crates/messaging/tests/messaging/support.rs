@@ -217,6 +217,7 @@ fn config() -> MessagingConfig {
     MessagingConfig {
         batch: 128,
         retention: RETENTION,
+        dead_letter_retention: RETENTION * 10,
     }
 }
 
