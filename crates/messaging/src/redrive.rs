@@ -38,6 +38,15 @@ struct Worker<H> {
     stop: CancellationToken,
 }
 
+/// What the worker is at.
+#[derive(Default)]
+struct AtHand {
+    /// The letter whose attempt is counted: an outage that it meets costs it no further count.
+    counted: Option<EventId>,
+    /// The letter whose count was stored by a commit that may or may not have taken place, and the count.
+    doubtful: Option<(EventId, i32)>,
+}
+
 /// What came of one attempt.
 enum Attempted {
     /// Handled, by this worker or by another.
@@ -49,10 +58,9 @@ enum Attempted {
 impl<H: Handler> Worker<H> {
     async fn run(&self) {
         let mut backoff = Backoff::new(self.store.random());
-        // The letter at hand, once its attempt is counted: an outage that it meets costs it no further count.
-        let mut counted = None;
+        let mut at_hand = AtHand::default();
         while !self.stop.is_cancelled() {
-            let pause = match self.next(&mut counted).await {
+            let pause = match self.next(&mut at_hand).await {
                 Ok(true) => {
                     backoff.reset();
                     continue;
@@ -75,17 +83,17 @@ impl<H: Handler> Worker<H> {
                 () = tokio::time::sleep(pause) => {}
             }
         }
-        if let Some(event_id) = counted {
+        if let Some(event_id) = at_hand.counted {
             self.uncount(event_id).await;
         }
     }
 
     /// Deals with one letter; false when there is none. Errors are outages: the letter stays flagged.
-    async fn next(&self, counted: &mut Option<EventId>) -> Result<bool, DbErr> {
-        let event_id = match *counted {
+    async fn next(&self, at_hand: &mut AtHand) -> Result<bool, DbErr> {
+        let event_id = match at_hand.counted {
             Some(event_id) => event_id,
-            None => match self.count().await? {
-                Some(event_id) => *counted.insert(event_id),
+            None => match self.count(at_hand).await? {
+                Some(event_id) => *at_hand.counted.insert(event_id),
                 None => return Ok(false),
             },
         };
@@ -95,12 +103,12 @@ impl<H: Handler> Worker<H> {
                 self.open_again(event_id, &error.to_string(), 1).await?;
             }
         }
-        *counted = None;
+        at_hand.counted = None;
         Ok(true)
     }
 
     /// Counts an attempt at the letter that is next: one that kills the process must not do so at every start.
-    async fn count(&self) -> Result<Option<EventId>, DbErr> {
+    async fn count(&self, at_hand: &mut AtHand) -> Result<Option<EventId>, DbErr> {
         let service = self.store.service();
         loop {
             // Without a transaction, which on SQLite would keep writers waiting every second for nothing.
@@ -111,16 +119,22 @@ impl<H: Handler> Worker<H> {
             let Some(letter) = redriving::take_first(&*tx, service).await? else {
                 return Ok(None);
             };
-            if letter.redrive_attempts < MAX_ATTEMPTS {
-                redriving::count(&*tx, service, letter.event_id).await?;
+            let id = letter.event_id;
+            let attempts = match at_hand.doubtful {
+                Some((doubtful, attempts)) if doubtful == id => attempts,
+                _ => letter.redrive_attempts + 1,
+            };
+            if attempts <= MAX_ATTEMPTS {
+                at_hand.doubtful = Some((id, attempts));
+                redriving::count(&*tx, service, id, attempts).await?;
                 tx.commit().await?;
-                return Ok(Some(letter.event_id));
+                at_hand.doubtful = None;
+                return Ok(Some(id));
             }
             // It never came to a verdict: each attempt ended with the process.
             drop(tx);
-            let (id, attempts) = (letter.event_id, letter.redrive_attempts);
             let error = "the process died while handling the event";
-            self.open_again(id, error, attempts).await?;
+            self.open_again(id, error, MAX_ATTEMPTS).await?;
         }
     }
 

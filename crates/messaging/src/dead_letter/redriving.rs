@@ -51,13 +51,14 @@ pub(crate) async fn take(
         .await
 }
 
-/// Counts an attempt that is about to be made.
+/// Stores how many attempts were begun.
 pub(crate) async fn count(
     db: &impl ConnectionTrait,
     consumer: &str,
     event_id: EventId,
+    attempts: i32,
 ) -> Result<(), DbErr> {
-    change_count(db, consumer, event_id, 1).await
+    change_count(db, consumer, event_id, Expr::value(attempts)).await
 }
 
 /// Takes the count of an attempt back that met an outage.
@@ -66,18 +67,18 @@ pub(crate) async fn uncount(
     consumer: &str,
     event_id: EventId,
 ) -> Result<(), DbErr> {
-    change_count(db, consumer, event_id, -1).await
+    let one_less = Expr::col(Column::RedriveAttempts).sub(1);
+    change_count(db, consumer, event_id, one_less).await
 }
 
 async fn change_count(
     db: &impl ConnectionTrait,
     consumer: &str,
     event_id: EventId,
-    by: i32,
+    count: Expr,
 ) -> Result<(), DbErr> {
-    let changed = Expr::col(Column::RedriveAttempts).add(by);
     Entity::update_many()
-        .col_expr(Column::RedriveAttempts, changed)
+        .col_expr(Column::RedriveAttempts, count)
         .filter(Column::Consumer.eq(consumer))
         .filter(Column::EventId.eq(event_id))
         .filter(Column::RedriveTime.is_not_null())
