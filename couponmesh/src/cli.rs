@@ -5,7 +5,10 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand};
 use couponmesh::node::ServiceName;
 
-use crate::load::LoadArgs;
+use crate::{
+    load::LoadArgs,
+    operator::args::{DlqArgs, OutboxArgs},
+};
 
 /// Membership with a welcome coupon, as a mesh of gRPC services.
 ///
@@ -39,6 +42,10 @@ pub(crate) enum Command {
         /// Whose database `database.url` is.
         service: ServiceName,
     },
+    /// Lists dead letters, events that a service could not handle, and has them handled again or dropped
+    Dlq(DlqArgs),
+    /// Has a service publish its events once more, for a bus that lost them
+    Outbox(OutboxArgs),
     /// Shows the configuration.
     Config {
         #[command(subcommand)]

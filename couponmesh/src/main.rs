@@ -2,6 +2,7 @@
 
 mod cli;
 mod load;
+mod operator;
 mod run;
 mod serve;
 
@@ -30,6 +31,8 @@ fn main() -> ExitCode {
             .and_then(|config| couponmesh_runtime::config::print(&config))
             .map(|text| print(&text))
             .map_err(Into::into),
+        Command::Dlq(args) => operator::dlq(&args, cli.config.as_deref()),
+        Command::Outbox(args) => operator::outbox(&args, cli.config.as_deref()),
         Command::Load(args) => {
             return run::block_on(load::run(args)).unwrap_or_else(|error| fail(&*error));
         }

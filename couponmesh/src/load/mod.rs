@@ -17,7 +17,7 @@ mod latency;
 mod ledger;
 mod pace;
 mod pages;
-mod progress;
+pub(crate) mod progress;
 mod register;
 mod report;
 mod retry;

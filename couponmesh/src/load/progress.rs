@@ -5,7 +5,7 @@ use std::io::{IsTerminal as _, Write as _, stderr};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// One phase's progress.
-pub(super) struct Progress {
+pub(crate) struct Progress {
     what: &'static str,
     total: usize,
     done: usize,
@@ -14,7 +14,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    pub(super) fn new(what: &'static str, total: usize) -> Self {
+    pub(crate) fn new(what: &'static str, total: usize) -> Self {
         let bar = stderr().is_terminal().then(|| {
             let bar = ProgressBar::new(total as u64).with_message(what);
             match ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {per_sec} {eta}") {
@@ -31,12 +31,12 @@ impl Progress {
     }
 
     /// One more is done.
-    pub(super) fn advance(&mut self) {
+    pub(crate) fn advance(&mut self) {
         self.reach(self.done + 1);
     }
 
     /// So many are done by now.
-    pub(super) fn reach(&mut self, done: usize) {
+    pub(crate) fn reach(&mut self, done: usize) {
         if let Some(bar) = &self.bar {
             bar.set_position(done as u64);
         } else if tenth(done, self.total) > tenth(self.done, self.total) {

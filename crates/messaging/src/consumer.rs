@@ -4,6 +4,9 @@
 //! bus is told. What waits is handled in one transaction; when that fails for a reason of the handler's
 //! own, each event is handled alone and the one to blame is parked as a dead letter.
 
+mod counting;
+mod parking;
+
 use std::{
     collections::{HashMap, HashSet},
     panic::AssertUnwindSafe,
@@ -18,7 +21,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     bus::{Bus, BusError, Delivery, Subscription},
-    dead_letter,
     event::Event,
     inbox::{self, Outcome},
     store::{Store, Transaction},
@@ -60,7 +62,7 @@ pub enum HandlerError {
 }
 
 /// What to do about an event that was not handled.
-enum Verdict {
+pub(crate) enum Verdict {
     /// An outage: wait and try again, without end.
     Wait,
     /// The handler's own failure: a few attempts, then park.
@@ -70,7 +72,7 @@ enum Verdict {
 }
 
 impl HandlerError {
-    fn verdict(&self) -> Verdict {
+    pub(crate) fn verdict(&self) -> Verdict {
         match self {
             Self::Undecodable(_) | Self::UnknownType(_) => Verdict::Park,
             Self::Storage(error) if database::is_transient(error) => Verdict::Wait,
@@ -85,13 +87,13 @@ struct Stopped;
 pub(crate) fn start<H: Handler>(
     store: &Store,
     bus: &Arc<dyn Bus>,
-    handler: H,
+    handler: &Arc<H>,
     batch: usize,
     running: &Running,
 ) {
     let consumer = Arc::new(Consumer {
         store: store.clone(),
-        handler,
+        handler: handler.clone(),
         batch,
         stop: running.stopping(),
     });
@@ -104,7 +106,7 @@ pub(crate) fn start<H: Handler>(
 
 struct Consumer<H> {
     store: Store,
-    handler: H,
+    handler: Arc<H>,
     batch: usize,
     stop: CancellationToken,
 }
@@ -248,80 +250,10 @@ impl<H: Handler> Consumer<H> {
             .filter(|event| fresh.contains(&event.id))
             .collect();
         if !fresh.is_empty() {
-            let handled = AssertUnwindSafe(self.handler.handle(&tx, &fresh)).catch_unwind();
-            handled.await.unwrap_or(Err(HandlerError::Panicked))?;
+            call(self.handler.as_ref(), &tx, &fresh).await?;
         }
         tx.commit().await?;
         Ok(true)
-    }
-
-    /// Counts an attempt at each event that is not dealt with; returns their counts. None, and nothing is
-    /// counted, when `first` and one of them was tried before: then each is counted right before its own
-    /// attempt, or all would bear the blame for the one that ends the process. Waits out outages: without
-    /// this nothing else can go on.
-    async fn count(
-        &self,
-        events: &[&Event],
-        first: bool,
-    ) -> Result<Option<HashMap<EventId, i32>>, Stopped> {
-        let mut backoff = Backoff::new(self.store.random());
-        loop {
-            match self.try_count(events, first).await {
-                Ok(counts) => return Ok(counts),
-                Err(error) => self.wait(&error.into(), &mut backoff).await?,
-            }
-        }
-    }
-
-    async fn try_count(
-        &self,
-        events: &[&Event],
-        first: bool,
-    ) -> Result<Option<HashMap<EventId, i32>>, DbErr> {
-        let tx = self.store.begin("consumer.count").await?;
-        let fresh = inbox::count_attempt(&*tx, self.store.service(), events, tx.now()).await?;
-        if first && fresh.iter().any(|fresh| fresh.attempts > 1) {
-            return Ok(None);
-        }
-        tx.commit().await?;
-        let counts = fresh
-            .into_iter()
-            .map(|fresh| (fresh.event_id, fresh.attempts));
-        Ok(Some(counts.collect()))
-    }
-
-    /// Takes back the count of an attempt that met an outage until the service was stopped: however often a
-    /// service is restarted meanwhile, an outage parks nothing. Not waited for.
-    async fn uncount(&self, event: &Event) {
-        let uncounted = async {
-            let tx = self.store.begin("consumer.count").await?;
-            inbox::uncount_attempt(&*tx, self.store.service(), event.id).await?;
-            tx.commit().await
-        };
-        if let Err(error) = uncounted.await {
-            tracing::debug!(event.id = %event.id, error = &error as &dyn std::error::Error, "an attempt stays counted");
-        }
-    }
-
-    /// Parks `event`. Waits out outages, as `count` does.
-    async fn park(&self, event: &Event, error: &str, attempts: i32) -> Result<(), Stopped> {
-        tracing::error!(service = self.store.service(), event.id = %event.id, event.r#type = event.event_type, member.id = %event.member_id, attempts, error, "event parked as a dead letter");
-        let mut backoff = Backoff::new(self.store.random());
-        loop {
-            match self.try_park(event, error, attempts).await {
-                Ok(()) => return Ok(()),
-                Err(error) => self.wait(&error.into(), &mut backoff).await?,
-            }
-        }
-    }
-
-    /// Dead letter and inbox mark in one transaction.
-    async fn try_park(&self, event: &Event, error: &str, attempts: i32) -> Result<(), DbErr> {
-        let tx = self.store.begin("consumer.park").await?;
-        let consumer = self.store.service();
-        dead_letter::park(&*tx, consumer, event, error, attempts, tx.now()).await?;
-        inbox::mark(&*tx, consumer, &[event], Outcome::Parked, tx.now()).await?;
-        tx.commit().await
     }
 
     async fn wait(&self, error: &HandlerError, backoff: &mut Backoff) -> Result<(), Stopped> {
@@ -339,6 +271,16 @@ impl<H: Handler> Consumer<H> {
             () = tokio::time::sleep(backoff.next_pause()) => Ok(()),
         }
     }
+}
+
+/// Calls the handler; a panic is its own failure and nobody else's.
+pub(crate) async fn call<H: Handler>(
+    handler: &H,
+    tx: &Transaction,
+    events: &[&Event],
+) -> Result<(), HandlerError> {
+    let handled = AssertUnwindSafe(handler.handle(tx, events)).catch_unwind();
+    handled.await.unwrap_or(Err(HandlerError::Panicked))
 }
 
 /// The events of a batch, each once: one statement must not mark a row twice.

@@ -1,11 +1,26 @@
 //! Dead letters: events that a consumer could not handle, kept for an operator.
+//!
+//! | what | file |
+//! | --- | --- |
+//! | which there are | [`query`] |
+//! | what an operator does about them | [`operate`] |
+//! | what the worker does that handles one again | `redriving` |
+//! | when they go away | `retention` |
+
+pub mod operate;
+pub mod query;
+pub(crate) mod redriving;
+pub(crate) mod retention;
 
 use couponmesh_runtime::{
-    Timestamp,
+    Context, Timestamp,
     id::{EventId, MemberId},
 };
 use sea_orm::{
-    ActiveValue::Set, ConnectionTrait, DbErr, entity::prelude::*, sea_query::OnConflict,
+    ActiveValue::Set,
+    ConnectionTrait, DbErr, QuerySelect, QueryTrait as _,
+    entity::prelude::*,
+    sea_query::{OnConflict, SelectStatement},
 };
 
 use crate::{event::Event, rows};
@@ -47,8 +62,11 @@ pub struct Model {
     pub park_time: Timestamp,
     /// When an operator asked for another try; none until then.
     pub redrive_time: Option<Timestamp>,
-    /// When a redrive succeeded or an operator dropped it; none while it is open.
+    /// When a redrive succeeded; none while it is open.
     pub close_time: Option<Timestamp>,
+    /// Attempts that were begun since then; none is under way when nothing asks for one.
+    #[sea_orm(default_value = 0)]
+    pub redrive_attempts: i32,
 }
 
 /// No relations.
@@ -56,6 +74,41 @@ pub struct Model {
 pub enum Relation {}
 
 impl ActiveModelBehavior for ActiveModel {}
+
+impl Model {
+    /// The event in this letter.
+    #[must_use]
+    pub fn to_event(&self) -> Event {
+        Event {
+            id: self.event_id,
+            event_type: self.event_type.clone(),
+            source: self.source.clone(),
+            member_id: self.member_id,
+            time: self.event_time,
+            context: Context::stored(
+                &self.correlation_id,
+                self.event_id.0,
+                self.causation_id,
+                self.traceparent.clone(),
+            ),
+            payload: self.payload.clone(),
+        }
+    }
+}
+
+/// The ids of the consumer's open letters, for `NOT IN`.
+pub(crate) fn open_ids(consumer: &'static str) -> SelectStatement {
+    Entity::find()
+        .select_only()
+        .column(Column::EventId)
+        .filter(Column::Consumer.eq(consumer))
+        .filter(Column::CloseTime.is_null())
+        .into_query()
+}
+
+fn shortened(error: &str) -> String {
+    error[..error.floor_char_boundary(MAX_ERROR)].to_owned()
+}
 
 /// Stores `event` as a dead letter; one that is there already is opened again.
 pub(crate) async fn park(
@@ -77,11 +130,12 @@ pub(crate) async fn park(
         traceparent: Set(event.context.traceparent.clone()),
         event_time: Set(event.time),
         payload: Set(event.payload.clone()),
-        error: Set(error[..error.floor_char_boundary(MAX_ERROR)].to_owned()),
+        error: Set(shortened(error)),
         attempts: Set(attempts),
         park_time: Set(now),
         redrive_time: Set(None),
         close_time: Set(None),
+        redrive_attempts: Set(0),
     };
     let opened_again = OnConflict::columns([Column::Consumer, Column::EventId])
         .update_columns([
@@ -90,6 +144,7 @@ pub(crate) async fn park(
             Column::ParkTime,
             Column::RedriveTime,
             Column::CloseTime,
+            Column::RedriveAttempts,
         ])
         .to_owned();
     rows::insert::<Entity, _, _>(db, vec![letter], Some(opened_again)).await

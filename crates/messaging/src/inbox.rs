@@ -6,12 +6,12 @@ use couponmesh_runtime::{
 };
 use sea_orm::{
     ActiveValue::Set,
-    ConnectionTrait, DbErr, FromQueryResult,
+    ConnectionTrait, DbErr, FromQueryResult, QueryOrder, QuerySelect,
     entity::prelude::*,
     sea_query::{ExprTrait as _, OnConflict},
 };
 
-use crate::{event::Event, rows};
+use crate::{dead_letter, event::Event, rows};
 
 /// One event at one consumer.
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
@@ -136,6 +136,60 @@ fn in_key_order<'a>(events: &[&'a Event]) -> Vec<&'a Event> {
     let mut events = events.to_vec();
     events.sort_unstable_by_key(|event| event.id.0);
     events
+}
+
+/// Takes back that the event was parked, so that it can be handled. One that was handled stays so.
+pub(crate) async fn unpark(
+    db: &impl ConnectionTrait,
+    consumer: &'static str,
+    event_id: EventId,
+) -> Result<(), DbErr> {
+    Entity::delete_many()
+        .filter(Column::Consumer.eq(consumer))
+        .filter(Column::EventId.eq(event_id))
+        .filter(Column::Outcome.eq(Outcome::Parked.as_str()))
+        .exec(db)
+        .await?;
+    Ok(())
+}
+
+/// Marks `event` as parked from now on, whatever became of its mark. One that was handled stays so. For
+/// events whose dead letter goes away: a late delivery must still find that they are dealt with.
+pub(crate) async fn park_for_good(
+    db: &impl ConnectionTrait,
+    consumer: &'static str,
+    event: &Event,
+    now: Timestamp,
+) -> Result<(), DbErr> {
+    mark(db, consumer, &[event], Outcome::Parked, now).await?;
+    Entity::update_many()
+        .col_expr(Column::HandleTime, Expr::value(now))
+        .filter(Column::Consumer.eq(consumer))
+        .filter(Column::EventId.eq(event.id))
+        .filter(Column::Outcome.eq(Outcome::Parked.as_str()))
+        .exec(db)
+        .await?;
+    Ok(())
+}
+
+/// The oldest marks, with when they were made. Not those of open dead letters: as long as an event may be
+/// handled by a redrive, no late delivery may handle it, too.
+pub(crate) async fn oldest(
+    db: &impl ConnectionTrait,
+    consumer: &'static str,
+    limit: u64,
+) -> Result<Vec<(EventId, Option<Timestamp>)>, DbErr> {
+    // Event ids are UUID v7, so their order is that of time.
+    Entity::find()
+        .select_only()
+        .columns([Column::EventId, Column::HandleTime])
+        .filter(Column::Consumer.eq(consumer))
+        .filter(Column::EventId.not_in_subquery(dead_letter::open_ids(consumer)))
+        .order_by_asc(Column::EventId)
+        .limit(limit)
+        .into_tuple()
+        .all(db)
+        .await
 }
 
 const KEY: [Column; 2] = [Column::Consumer, Column::EventId];

@@ -1,22 +1,41 @@
 //! The janitor: deletes what nobody needs any more, a little at a time.
 //!
 //! Published outbox rows live for the retention, so that a lost bus can be filled again; inbox marks
-//! live twice as long, so that what is filled again is known. Unpublished rows, unhandled events and
-//! open dead letters are never deleted.
+//! live twice as long, so that what is filled again is known, and while their dead letter is open. Dead
+//! letters that a redrive closed live for the retention, open ones for a retention of their own, and not
+//! without a word. Unpublished rows and unhandled events are never deleted.
 
 use std::time::Duration;
 
-use couponmesh_runtime::{Timestamp, id::EventId, running::Running};
+use couponmesh_runtime::{Timestamp, running::Running};
 use sea_orm::{DbErr, QueryOrder, QuerySelect, entity::prelude::*};
 
-use crate::{inbox, outbox, store::Store};
+use crate::{MessagingConfig, dead_letter::retention, inbox, outbox, store::Store};
 
 /// How often it comes by.
 const INTERVAL: Duration = Duration::from_secs(3_600);
 /// Rows in one transaction: short enough that writers hardly notice.
 const CHUNK: u64 = 500;
 
-pub(crate) fn start(store: &Store, retention: Duration, running: &Running) {
+/// How long things are kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    /// Published events; inbox marks are kept twice as long.
+    pub events: Duration,
+    /// Events that wait as open dead letters.
+    pub dead_letters: Duration,
+}
+
+impl From<&MessagingConfig> for Retention {
+    fn from(config: &MessagingConfig) -> Self {
+        Self {
+            events: config.retention,
+            dead_letters: config.dead_letter_retention,
+        }
+    }
+}
+
+pub(crate) fn start(store: &Store, retention: Retention, running: &Running) {
     let (store, stop) = (store.clone(), running.stopping());
     running.keep("janitor", move || {
         let (store, stop) = (store.clone(), stop.clone());
@@ -44,12 +63,15 @@ pub(crate) fn start(store: &Store, retention: Duration, running: &Running) {
 /// The database's.
 pub async fn clean(
     store: &Store,
-    retention: Duration,
+    retention: Retention,
     stop: impl Fn() -> bool,
 ) -> Result<(), DbErr> {
-    let published_before = store.now().minus(retention);
+    let published_before = store.now().minus(retention.events);
     while !stop() && delete_published(store, published_before).await? {}
-    let handled_before = store.now().minus(retention * 2);
+    while !stop() && delete_closed(store, published_before).await? {}
+    let parked_before = store.now().minus(retention.dead_letters);
+    while !stop() && give_up(store, parked_before).await? {}
+    let handled_before = store.now().minus(retention.events * 2);
     while !stop() && delete_handled(store, handled_before).await? {}
     Ok(())
 }
@@ -79,16 +101,7 @@ async fn delete_published(store: &Store, before: Timestamp) -> Result<bool, DbEr
 }
 
 async fn delete_handled(store: &Store, before: Timestamp) -> Result<bool, DbErr> {
-    // Event ids are UUID v7, so their order is that of time.
-    let oldest: Vec<(EventId, Option<Timestamp>)> = inbox::Entity::find()
-        .select_only()
-        .columns([inbox::Column::EventId, inbox::Column::HandleTime])
-        .filter(inbox::Column::Consumer.eq(store.service()))
-        .order_by_asc(inbox::Column::EventId)
-        .limit(CHUNK)
-        .into_tuple()
-        .all(store.read())
-        .await?;
+    let oldest = inbox::oldest(store.read(), store.service(), CHUNK).await?;
     let ids = older(oldest, before);
     if ids.is_empty() {
         return Ok(false);
@@ -101,6 +114,31 @@ async fn delete_handled(store: &Store, before: Timestamp) -> Result<bool, DbErr>
         .await?;
     tx.commit().await?;
     Ok(true)
+}
+
+async fn delete_closed(store: &Store, before: Timestamp) -> Result<bool, DbErr> {
+    if !retention::any_closed(store.read(), store.service(), before).await? {
+        return Ok(false);
+    }
+    let tx = store.begin("janitor.closed").await?;
+    let deleted = retention::delete_closed(&*tx, store.service(), before, CHUNK).await?;
+    tx.commit().await?;
+    Ok(deleted)
+}
+
+/// Gives events up that nobody wanted for so long. Said before it is done: better twice than never.
+async fn give_up(store: &Store, before: Timestamp) -> Result<bool, DbErr> {
+    if !retention::any_expired(store.read(), store.service(), before).await? {
+        return Ok(false);
+    }
+    let tx = store.begin("janitor.dead_letters").await?;
+    let letters = retention::take_expired(&*tx, store.service(), before, CHUNK).await?;
+    for letter in &letters {
+        tracing::error!(service = store.service(), event.id = %letter.event_id, event.r#type = letter.event_type, member.id = %letter.member_id, parked = %letter.park_time, "dead letter given up: it was open for longer than messaging.dead_letter_retention");
+        inbox::park_for_good(&*tx, store.service(), &letter.to_event(), tx.now()).await?;
+    }
+    tx.commit().await?;
+    Ok(!letters.is_empty())
 }
 
 /// The keys of the rows that were done with before `before`.

@@ -9,6 +9,7 @@ pub mod janitor;
 pub mod lease;
 pub mod migrations;
 pub mod outbox;
+mod redrive;
 pub mod relay;
 pub mod rows;
 pub mod signal;
@@ -36,6 +37,9 @@ pub struct MessagingConfig {
     /// How long published outbox rows are kept; inbox marks are kept twice as long.
     #[serde(with = "humantime_serde")]
     pub retention: Duration,
+    /// How long an event waits as an open dead letter before it is given up.
+    #[serde(with = "humantime_serde")]
+    pub dead_letter_retention: Duration,
 }
 
 impl Validate for MessagingConfig {
@@ -44,10 +48,19 @@ impl Validate for MessagingConfig {
         // At least a day, so that an outage of a day loses nothing.
         let day = Duration::from_secs(86_400);
         problems.duration("retention", self.retention, day..=day * 3_650);
+        // Longer than any inbox mark, so that the mark is what knows a late delivery, not luck.
+        let shortest = self.retention.saturating_mul(2);
+        let longest = shortest.max(day * 3_650);
+        problems.duration(
+            "dead_letter_retention",
+            self.dead_letter_retention,
+            shortest..=longest,
+        );
     }
 }
 
-/// Starts everything that moves a service's events: relay, consumer, janitor and signals, as tasks of `running`.
+/// Starts everything that moves a service's events: relay, consumer, redrive of dead letters, janitor and
+/// signals, as tasks of `running`.
 pub fn start<H: Handler>(
     store: &Store,
     bus: &Arc<dyn Bus>,
@@ -57,6 +70,8 @@ pub fn start<H: Handler>(
 ) {
     signal::start(store, running);
     relay::start(store, bus, config.batch, running);
-    consumer::start(store, bus, handler, config.batch, running);
-    janitor::start(store, config.retention, running);
+    let handler = Arc::new(handler);
+    consumer::start(store, bus, &handler, config.batch, running);
+    redrive::start(store, &handler, running);
+    janitor::start(store, config.into(), running);
 }

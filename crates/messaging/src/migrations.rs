@@ -3,8 +3,9 @@
 
 mod bring_up;
 mod record;
+mod redrive;
 
-pub use bring_up::{MigrateError, bring_up};
+pub use bring_up::{MigrateError, bring_up, missing};
 
 use sea_orm_migration::prelude::*;
 
@@ -13,7 +14,11 @@ use crate::{dead_letter, inbox, lease, outbox};
 /// The migrations of this crate, in order.
 #[must_use]
 pub fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-    vec![Box::new(CreateMessaging), Box::new(record::CreateRecord)]
+    vec![
+        Box::new(CreateMessaging),
+        Box::new(record::CreateRecord),
+        Box::new(redrive::CountRedrives),
+    ]
 }
 
 struct CreateMessaging;

@@ -6,7 +6,7 @@ use couponmesh_runtime::{
 };
 use sea_orm::{
     ActiveValue::{NotSet, Set},
-    ConnectionTrait, DbErr, QueryOrder, QuerySelect,
+    ConnectionTrait, DbErr, PaginatorTrait as _, QueryOrder, QuerySelect,
     entity::prelude::*,
 };
 
@@ -117,4 +117,77 @@ pub(crate) async fn mark_published(
         .exec(db)
         .await?;
     Ok(())
+}
+
+/// What the outbox holds of a span of time.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    /// From this moment on.
+    pub since: Timestamp,
+    /// Up to this moment.
+    pub until: Timestamp,
+}
+
+impl Span {
+    fn published(self) -> Select<Entity> {
+        Entity::find()
+            .filter(Column::CreateTime.gte(self.since))
+            .filter(Column::CreateTime.lt(self.until))
+            .filter(Column::PublishTime.is_not_null())
+    }
+}
+
+/// The oldest row: its position and when it was stored.
+///
+/// # Errors
+/// The database's.
+pub async fn oldest(db: &impl ConnectionTrait) -> Result<Option<(i64, Timestamp)>, DbErr> {
+    Entity::find()
+        .select_only()
+        .columns([Column::Seq, Column::CreateTime])
+        .order_by_asc(Column::Seq)
+        .into_tuple()
+        .one(db)
+        .await
+}
+
+/// How many published rows a span holds.
+///
+/// # Errors
+/// The database's.
+pub async fn count_published(db: &impl ConnectionTrait, span: Span) -> Result<u64, DbErr> {
+    span.published().count(db).await
+}
+
+/// Lets the relay publish the next rows of a span again, those after `after`; returns how many they are and
+/// the last of them, none when there are no more.
+///
+/// # Errors
+/// The database's.
+pub async fn republish(
+    db: &impl ConnectionTrait,
+    span: Span,
+    after: i64,
+    limit: u64,
+) -> Result<Option<(usize, i64)>, DbErr> {
+    let seqs: Vec<i64> = span
+        .published()
+        .select_only()
+        .column(Column::Seq)
+        .filter(Column::Seq.gt(after))
+        .order_by_asc(Column::Seq)
+        .limit(limit)
+        .into_tuple()
+        .all(db)
+        .await?;
+    let Some(&last) = seqs.last() else {
+        return Ok(None);
+    };
+    let count = seqs.len();
+    Entity::update_many()
+        .col_expr(Column::PublishTime, Expr::value(None::<Timestamp>))
+        .filter(Column::Seq.is_in(rows::pad(seqs)))
+        .exec(db)
+        .await?;
+    Ok(Some((count, last)))
 }

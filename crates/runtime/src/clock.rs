@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    str::FromStr,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -75,6 +76,21 @@ impl fmt::Display for Timestamp {
     }
 }
 
+/// A text that is no moment.
+#[derive(Debug, thiserror::Error)]
+#[error("must be a time such as 2026-11-23T13:00:00Z")]
+pub struct NoTimestamp;
+
+/// RFC 3339, with any offset.
+impl FromStr for Timestamp {
+    type Err = NoTimestamp;
+
+    fn from_str(text: &str) -> Result<Self, NoTimestamp> {
+        let parsed: prost_types::Timestamp = text.parse().map_err(|_| NoTimestamp)?;
+        Ok(parsed.into())
+    }
+}
+
 /// Where the time comes from.
 #[derive(Clone, Debug)]
 pub struct Clock(Source);
@@ -115,6 +131,22 @@ impl Clock {
                 Timestamp(micros(since.unwrap_or_default()))
             }
             Source::Manual(now) => Timestamp(now.load(Ordering::SeqCst)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_is_read_as_it_is_written() {
+        let moment = Timestamp(1_795_439_108_123_456);
+        assert_eq!(moment.to_string().parse::<Timestamp>().unwrap(), moment);
+        let elsewhere: Timestamp = "2026-11-23T14:05:00+01:00".parse().unwrap();
+        assert_eq!(elsewhere.to_string(), "2026-11-23T13:05:00Z");
+        for bad in ["", "yesterday", "2026-13-01T00:00:00Z", "2h"] {
+            assert!(bad.parse::<Timestamp>().is_err(), "{bad}");
         }
     }
 }

@@ -3,7 +3,10 @@
 use std::collections::HashSet;
 
 use couponmesh_runtime::database::Database;
-use sea_orm::DbErr;
+use sea_orm::{
+    ConnectionTrait as _, DbErr,
+    sea_query::{Alias, Query},
+};
 use sea_orm_migration::MigratorTrait;
 
 use super::record;
@@ -59,6 +62,26 @@ pub async fn bring_up<M: MigratorTrait>(database: &Database) -> Result<(), Migra
     }
     tracing::info!("a newer release has brought the database further; this one can use it as well");
     Ok(())
+}
+
+/// The first of `M`'s migrations that `database` lacks: it belongs to another service, or is not up to date.
+/// Changes nothing.
+///
+/// # Errors
+/// The database's, also when it was never migrated by anyone.
+pub async fn missing<M: MigratorTrait>(database: &Database) -> Result<Option<String>, DbErr> {
+    let db = database.read();
+    let query = Query::select()
+        .column(Alias::new("version"))
+        .from(M::migration_table_name())
+        .to_owned();
+    let rows = db.query_all(&query).await?;
+    let applied: HashSet<String> = rows
+        .iter()
+        .map(|row| row.try_get("", "version"))
+        .collect::<Result<_, _>>()?;
+    let ours = M::migrations().into_iter().map(|one| one.name().to_owned());
+    Ok(ours.into_iter().find(|name| !applied.contains(name)))
 }
 
 /// The numbers of a release.

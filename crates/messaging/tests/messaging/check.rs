@@ -90,6 +90,11 @@ impl Counting {
         self.0.trouble.lock().unwrap().insert(member_id, trouble);
     }
 
+    /// Handles everybody's events from now on.
+    pub(crate) fn untroubled(&self) {
+        self.0.trouble.lock().unwrap().clear();
+    }
+
     /// For each call of the handler with this event, the attempts that the inbox showed.
     pub(crate) fn attempts_at(&self, id: EventId) -> Vec<i32> {
         let attempts = self.0.attempts.lock().unwrap();

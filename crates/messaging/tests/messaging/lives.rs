@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// One process's life: its tasks, connections and locks end with it, wherever they are.
-fn life<T>(dir: &Path, story: impl AsyncFnOnce(&Mesh) -> T) -> T {
+pub(crate) fn life<T>(dir: &Path, story: impl AsyncFnOnce(&Mesh) -> T) -> T {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

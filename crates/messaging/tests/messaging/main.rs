@@ -9,6 +9,8 @@ mod effects;
 mod embedded_bus;
 mod failures;
 mod lives;
+mod redrive;
 mod relay;
+mod retention;
 mod sabotage;
 mod support;

@@ -26,7 +26,7 @@ use sea_orm::{DbErr, EntityTrait as _};
 use sea_orm_migration::{MigratorTrait, prelude::*};
 use tempfile::TempDir;
 
-use crate::check::{Counting, CreateTables, Idle};
+use crate::check::{Counting, CreateTables, Idle, Trouble};
 
 pub(crate) const RETENTION: Duration = Duration::from_secs(7 * 86_400);
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -109,6 +109,19 @@ impl Mesh {
         *self.consuming.lock().unwrap() = running;
     }
 
+    /// A second replica of the consumer on the same database, with the same handler.
+    pub(crate) fn start_another_consumer(&self) -> Running {
+        let running = Running::new();
+        couponmesh_messaging::start(
+            &self.consumer,
+            &self.bus(),
+            self.handler.clone(),
+            &config(),
+            &running,
+        );
+        running
+    }
+
     pub(crate) async fn stop_consumer(&self) {
         let running = self.consuming.lock().unwrap().clone();
         running.stop().await;
@@ -140,6 +153,28 @@ impl Mesh {
         }
         tx.commit().await?;
         Ok(members)
+    }
+
+    /// Registers a member whose event gives the handler trouble until it is parked.
+    pub(crate) async fn register_one_troubled(&self, trouble: Trouble) -> MemberId {
+        let tx = self.publisher.begin("register").await.unwrap();
+        let member_id = MemberId(tx.new_id());
+        self.handler.troubled_by(member_id, trouble);
+        crate::check::insert_fact(&tx, member_id).await.unwrap();
+        tx.append(&context(), member_id, &registered(member_id));
+        tx.commit().await.unwrap();
+        member_id
+    }
+
+    /// Starts everything, and parks one event.
+    pub(crate) async fn register_troubled_and_parked(&self) -> EventId {
+        self.start();
+        let member_id = self.register_one_troubled(Trouble::Fails).await;
+        self.settle().await;
+        let letters = self.dead_letters().await;
+        assert_eq!(letters.len(), 1, "{letters:?}");
+        assert_eq!(letters[0].member_id, member_id);
+        letters[0].event_id
     }
 
     /// An event about a new member that no publisher stored: for the bus itself.
@@ -217,6 +252,7 @@ fn config() -> MessagingConfig {
     MessagingConfig {
         batch: 128,
         retention: RETENTION,
+        dead_letter_retention: RETENTION * 10,
     }
 }
 

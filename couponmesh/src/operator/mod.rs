@@ -1,0 +1,45 @@
+//! Commands for operators: dead letters, and events that have to be published once more.
+//!
+//! They work on a service's database while the service runs, and leave the doing to it.
+//!
+//! | what | file |
+//! | --- | --- |
+//! | what can be asked for | [`args`] |
+//! | the database that is meant | [`database`] |
+//! | the dead letters that are meant | [`select`] |
+//! | which there are, and what is known of one | [`list`], [`show`] |
+//! | handle them again, or give them up | [`redrive`], [`discard`] |
+//! | publish events again | [`republish`] |
+
+pub(crate) mod args;
+mod database;
+mod discard;
+mod list;
+mod moment;
+mod redrive;
+mod republish;
+mod select;
+mod show;
+mod table;
+
+use std::path::Path;
+
+use self::args::{DlqArgs, DlqCommand, OutboxArgs, OutboxCommand};
+use crate::run::BoxError;
+
+/// `couponmesh dlq`.
+pub(crate) fn dlq(args: &DlqArgs, file: Option<&Path>) -> Result<(), BoxError> {
+    database::with(&args.database, file, async |store| match &args.command {
+        DlqCommand::List(args) => list::list(store, args).await,
+        DlqCommand::Show(args) => show::show(store, args).await,
+        DlqCommand::Redrive(args) => redrive::redrive(store, args).await,
+        DlqCommand::Drop(args) => discard::discard(store, args).await,
+    })
+}
+
+/// `couponmesh outbox`.
+pub(crate) fn outbox(args: &OutboxArgs, file: Option<&Path>) -> Result<(), BoxError> {
+    database::with(&args.database, file, async |store| match &args.command {
+        OutboxCommand::Republish(args) => republish::republish(store, args).await,
+    })
+}

@@ -1,0 +1,162 @@
+//! Dead letters stay as long as they may be needed and no longer, and no mark goes while it is needed.
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use couponmesh_messaging::{
+    Bus as _, MessagingConfig,
+    dead_letter::{self, operate},
+    inbox,
+    janitor::{Retention, clean},
+};
+use couponmesh_runtime::config::Problems;
+use sea_orm::EntityTrait as _;
+
+use crate::{
+    check::violations,
+    support::{Mesh, RETENTION, eventually},
+};
+
+const LONG: Duration = Duration::from_secs(86_400);
+const OVER: Duration = Duration::ZERO;
+
+async fn clean_up(mesh: &Mesh, events: Duration, dead_letters: Duration) {
+    let retention = Retention {
+        events,
+        dead_letters,
+    };
+    clean(&mesh.consumer, retention, || false).await.unwrap();
+}
+
+/// A mesh with one dead letter of an event that cannot be understood.
+async fn with_letter(mesh: &Mesh) -> dead_letter::Model {
+    mesh.start();
+    let poison = couponmesh_messaging::Event {
+        payload: b"\xff no message".to_vec(),
+        ..mesh.loose_event()
+    };
+    mesh.bus.publish(vec![poison]).await.unwrap();
+    mesh.register(3).await.unwrap();
+    mesh.settle().await;
+    let letters = mesh.dead_letters().await;
+    assert_eq!(letters.len(), 1);
+    letters[0].clone()
+}
+
+/// Outcomes in the inbox, sorted.
+async fn outcomes(mesh: &Mesh) -> Vec<String> {
+    let marks = inbox::Entity::find().all(mesh.consumer.read()).await;
+    let mut outcomes: Vec<String> = marks
+        .unwrap()
+        .into_iter()
+        .filter_map(|m| m.outcome)
+        .collect();
+    outcomes.sort();
+    outcomes
+}
+
+#[tokio::test]
+async fn the_mark_of_a_parked_event_stays_while_its_letter_is_open() {
+    let (_dir, mesh) = Mesh::new().await;
+    let letter = with_letter(&mesh).await;
+    clean_up(&mesh, OVER, LONG).await;
+    assert_eq!(mesh.dead_letters().await, [letter.clone()]);
+    assert_eq!(outcomes(&mesh).await, ["parked"]);
+    // Else it would be handled now, and once more by a redrive.
+    mesh.bus.publish(vec![letter.to_event()]).await.unwrap();
+    mesh.settle().await;
+    assert_eq!(mesh.dead_letters().await, [letter]);
+    mesh.close().await;
+}
+
+#[tokio::test]
+async fn a_letter_that_was_handled_goes_with_the_retention() {
+    let (_dir, mesh) = Mesh::new().await;
+    let poison = mesh.register_troubled_and_parked().await;
+    mesh.handler.untroubled();
+    let tx = mesh.consumer.begin("test").await.unwrap();
+    let asked = operate::redrive(&*tx, "consumer", vec![poison], tx.now()).await;
+    asked.unwrap();
+    tx.commit().await.unwrap();
+    eventually("the letter is closed", async || {
+        mesh.dead_letters().await[0].close_time.is_some()
+    })
+    .await;
+    clean_up(&mesh, LONG, OVER).await;
+    assert_eq!(mesh.dead_letters().await.len(), 1, "not an open one");
+    clean_up(&mesh, OVER, LONG).await;
+    assert_eq!(mesh.dead_letters().await, []);
+    assert_eq!(violations(&mesh).await, [""; 0]);
+    mesh.close().await;
+}
+
+/// A log to look into.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn an_open_letter_is_given_up_in_the_end_with_one_line_that_names_it() {
+    let (_dir, mesh) = Mesh::new().await;
+    let letter = with_letter(&mesh).await;
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_max_level(tracing::Level::ERROR)
+        .with_writer(move || writer.clone())
+        .finish();
+    {
+        let _guard = tracing::subscriber::set_default(subscriber);
+        clean_up(&mesh, LONG, LONG).await;
+        assert_eq!(mesh.dead_letters().await.len(), 1);
+        clean_up(&mesh, LONG, OVER).await;
+    }
+    assert_eq!(mesh.dead_letters().await, []);
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 1, "{text}");
+    for named in [
+        "consumer",
+        &letter.event_id.to_string(),
+        &letter.event_type,
+        &letter.member_id.to_string(),
+        "given up",
+    ] {
+        assert!(lines[0].contains(named), "{named} is not in {text}");
+    }
+    // Given up for good.
+    mesh.bus.publish(vec![letter.to_event()]).await.unwrap();
+    mesh.settle().await;
+    assert_eq!(mesh.dead_letters().await, []);
+    mesh.close().await;
+}
+
+#[test]
+fn a_retention_of_dead_letters_that_is_too_short_is_named() {
+    let config = |dead_letter_retention| MessagingConfig {
+        batch: 1,
+        retention: RETENTION,
+        dead_letter_retention,
+    };
+    assert_eq!(Problems::of(&config(RETENTION * 2)), [""; 0]);
+    let problems = Problems::of(&config(RETENTION * 2 - Duration::from_secs(1)));
+    assert_eq!(problems.len(), 1);
+    assert!(
+        problems[0].starts_with("dead_letter_retention must be"),
+        "{problems:?}"
+    );
+}
