@@ -72,7 +72,7 @@ pub(crate) struct ShowArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ActArgs {
     /// The events' ids.
-    #[arg(value_name = "EVENT_ID", value_parser = event_id, required_unless_present_any = FILTERS, conflicts_with_all = FILTERS)]
+    #[arg(value_name = "EVENT_ID", value_parser = event_id, conflicts_with_all = FILTERS)]
     pub(super) ids: Vec<EventId>,
     #[command(flatten)]
     pub(super) filter: FilterArgs,
@@ -107,6 +107,23 @@ pub(crate) struct FilterArgs {
     /// Only events parked before this time, likewise.
     #[arg(long, value_name = "TIME")]
     parked_before: Option<Moment>,
+}
+
+impl ActArgs {
+    /// Whether anything says which letters are meant. None is not all: an operator may have forgotten it.
+    pub(super) fn name_any(&self) -> bool {
+        let FilterArgs {
+            event_type,
+            member_id,
+            parked_since,
+            parked_before,
+        } = &self.filter;
+        let filtered = event_type.is_some()
+            || member_id.is_some()
+            || parked_since.is_some()
+            || parked_before.is_some();
+        self.all || filtered || !self.ids.is_empty()
+    }
 }
 
 impl FilterArgs {

@@ -26,6 +26,11 @@ pub(super) enum Selection {
 impl Selection {
     /// What `args` name. Ids that cannot be meant are refused before anything is done about the others.
     pub(super) async fn of(args: &ActArgs, store: &Store) -> Result<Self, BoxError> {
+        if !args.name_any() {
+            return Err("which events? name their ids, or narrow them by --type, --member-id, --parked-since or \
+                        --parked-before, or take --all"
+                .into());
+        }
         let service = store.service();
         let ids: BTreeSet<EventId> = args.ids.iter().copied().collect();
         for &id in &ids {

@@ -1,0 +1,14 @@
+//! What operators do with the real binary, while services run: look at dead letters, have them handled again,
+//! give them up, and fill a bus again that lost its events.
+
+// Clippy sees tests only in test functions, not in their helpers.
+#![allow(clippy::unwrap_used)]
+
+mod desk;
+mod dlq;
+#[path = "../crash/process.rs"]
+#[allow(dead_code)] // this test uses a part of it
+mod process;
+mod refused;
+mod republish;
+mod servers;

@@ -1,0 +1,118 @@
+//! The same commands on PostgreSQL, where `database.url` names the database.
+
+use couponmesh_messaging::{
+    dead_letter::{self, query},
+    outbox,
+};
+use couponmesh_runtime::{Clock, database::Database};
+use couponmesh_testbed::{Databases, config, on_servers};
+use sea_orm::{ActiveValue::Set, EntityTrait as _};
+
+use crate::{
+    desk::{REGISTERED, poison},
+    process::{Call, Finished},
+};
+
+async fn ask(url: &str, arguments: &[&str]) -> Finished {
+    let call = Call::new(arguments).set("DATABASE__URL", url);
+    call.finish().await
+}
+
+async fn told(url: &str, arguments: &[&str]) -> String {
+    let finished = ask(url, arguments).await;
+    assert!(finished.status.success(), "{finished:?}");
+    finished.stdout
+}
+
+#[tokio::test]
+async fn dead_letters_and_events_on_a_server_are_operated_on_by_its_url() {
+    if !on_servers() {
+        return;
+    }
+    let databases = Databases::create(&["coupon"]).await;
+    let url = databases.url("coupon");
+    let refused = ask(&url, &["dlq", "list", "--service", "coupon"]).await;
+    refused.assert_refused(&["database.url"]);
+    told(&url, &["migrate", "coupon"]).await;
+    let refused = ask(&url, &["dlq", "list", "--service", "member"]).await;
+    refused.assert_refused(&["not the member database"]);
+
+    let database = Database::open_postgres(&config(&url), "test")
+        .await
+        .unwrap();
+    let (poisons, now) = ([poison(), poison()], Clock::system().now());
+    let tx = database.begin().await.unwrap();
+    for poison in poisons {
+        let letter = dead_letter::ActiveModel {
+            consumer: Set("coupon".to_owned()),
+            event_id: Set(poison.id),
+            event_type: Set(REGISTERED.to_owned()),
+            source: Set("member".to_owned()),
+            member_id: Set(poison.member_id),
+            correlation_id: Set("a-test".to_owned()),
+            causation_id: Set(None),
+            traceparent: Set(None),
+            event_time: Set(now),
+            payload: Set(b"\xff Ann".to_vec()),
+            error: Set("it was too\nbad".to_owned()),
+            attempts: Set(5),
+            park_time: Set(now),
+            redrive_time: Set(None),
+            close_time: Set(None),
+            redrive_attempts: Set(0),
+        };
+        let insert = dead_letter::Entity::insert(letter);
+        insert.exec_without_returning(&tx).await.unwrap();
+        let event = outbox::ActiveModel {
+            event_id: Set(poison.id),
+            event_type: Set("couponmesh.coupon.v1.CouponIssued".to_owned()),
+            member_id: Set(poison.member_id),
+            correlation_id: Set("a-test".to_owned()),
+            payload: Set(Vec::new()),
+            create_time: Set(now),
+            publish_time: Set(Some(now)),
+            ..Default::default()
+        };
+        let insert = outbox::Entity::insert(event);
+        insert.exec_without_returning(&tx).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+
+    let list = told(&url, &["dlq", "list", "--service", "coupon"]).await;
+    assert!(list.ends_with("2 dead letters at coupon\n"), "{list}");
+    assert!(list.contains("it was too bad"), "{list}");
+    let by_type = [
+        "dlq",
+        "list",
+        "--service",
+        "coupon",
+        "--type",
+        "MemberRegistered",
+    ];
+    assert_eq!(told(&url, &by_type).await, list);
+    let first = poisons[0].id.to_string();
+    let redrive = ["dlq", "redrive", "--service", "coupon", &first];
+    told(&url, &redrive).await;
+    let again = told(&url, &redrive).await;
+    assert!(again.contains("asked for before"), "{again}");
+    let letter = query::find(database.read(), "coupon", poisons[0].id).await;
+    assert!(letter.unwrap().unwrap().redrive_time.is_some());
+    let dropped = told(&url, &["dlq", "drop", "--service", "coupon", "--all"]).await;
+    assert!(dropped.contains("2 dead letters dropped"), "{dropped}");
+    let list = told(&url, &["dlq", "list", "--service", "coupon"]).await;
+    assert_eq!(list, "0 dead letters at coupon\n");
+    let republish = [
+        "outbox",
+        "republish",
+        "--service",
+        "coupon",
+        "--since",
+        "1h",
+    ];
+    let republished = told(&url, &republish).await;
+    assert!(
+        republished.starts_with("2 events to be published again"),
+        "{republished}"
+    );
+    database.close().await.unwrap();
+}
