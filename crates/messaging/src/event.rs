@@ -3,6 +3,7 @@
 use couponmesh_runtime::{
     Context, Timestamp,
     id::{EventId, MemberId},
+    telemetry,
 };
 use prost::{Message, Name};
 
@@ -28,6 +29,29 @@ pub struct Event {
 }
 
 impl Event {
+    /// An event that tells of `message`.
+    pub(crate) fn new<M: Message + Name>(
+        id: EventId,
+        source: &str,
+        member_id: MemberId,
+        time: Timestamp,
+        context: &Context,
+        message: &M,
+    ) -> Self {
+        Self {
+            id,
+            event_type: M::full_name(),
+            source: source.to_owned(),
+            member_id,
+            time,
+            context: Context {
+                traceparent: telemetry::child_of(context, M::NAME),
+                ..context.clone()
+            },
+            payload: message.encode_to_vec(),
+        }
+    }
+
     /// The message, when it is of type `M`; `None` when it is of another.
     ///
     /// # Errors

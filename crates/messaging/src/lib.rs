@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub mod batch;
 pub mod bus;
 pub mod consumer;
 pub mod dead_letter;
@@ -15,6 +16,7 @@ pub mod rows;
 pub mod signal;
 pub mod store;
 
+pub use batch::Batch;
 pub use bus::{Bus, BusError};
 pub use consumer::{Handler, HandlerError};
 pub use event::Event;

@@ -6,8 +6,9 @@ use couponmesh_runtime::{
 };
 use sea_orm::{
     ActiveValue::{NotSet, Set},
-    ConnectionTrait, DbErr, PaginatorTrait as _, QueryOrder, QuerySelect,
+    ConnectionTrait, DbBackend, DbErr, PaginatorTrait as _, QueryOrder, QuerySelect,
     entity::prelude::*,
+    sea_query::InsertStatement,
 };
 
 use crate::{event::Event, rows};
@@ -90,6 +91,12 @@ pub(crate) async fn insert(db: &impl ConnectionTrait, events: Vec<Event>) -> Res
         None,
     )
     .await
+}
+
+/// The same on PostgreSQL, as statements.
+pub(crate) fn statements(events: Vec<Event>) -> Vec<InsertStatement> {
+    let rows = events.into_iter().map(ActiveModel::from).collect();
+    rows::statements::<Entity, _>(DbBackend::Postgres, rows)
 }
 
 /// The oldest rows that the bus does not have yet.

@@ -57,6 +57,15 @@ pub fn table<const N: usize>(
     (fragment, rows.into_iter().flatten().collect())
 }
 
+/// The placeholder of value `number`, from 1, in hand-written SQL.
+#[must_use]
+pub fn placeholder(backend: DbBackend, number: usize) -> String {
+    match backend {
+        DbBackend::Postgres => format!("${number}"),
+        _ => "?".to_owned(),
+    }
+}
+
 /// Inserts all `rows`; with `on_conflict`, what that says happens to rows that are already there.
 ///
 /// # Errors
@@ -109,7 +118,7 @@ where
 }
 
 /// PostgreSQL takes any number of rows as one array for each column; SQLite takes them one by one.
-fn statements<E, A>(backend: DbBackend, rows: Vec<A>) -> Vec<InsertStatement>
+pub(crate) fn statements<E, A>(backend: DbBackend, rows: Vec<A>) -> Vec<InsertStatement>
 where
     E: EntityTrait<ActiveModel = A>,
     A: ActiveModelTrait<Entity = E> + Send,

@@ -14,7 +14,6 @@ use couponmesh_runtime::{
     database::{self, Database, Reader},
     fault::Faults,
     id::{EventId, MemberId},
-    telemetry,
     wake::Wake,
 };
 use prost::{Message, Name};
@@ -22,6 +21,7 @@ use sea_orm::DbErr;
 use uuid::Uuid;
 
 use crate::{
+    batch::Batch,
     event::Event,
     outbox,
     signal::{Signals, Topic},
@@ -86,6 +86,12 @@ impl Store {
             now: self.now(),
             pending: Mutex::default(),
         })
+    }
+
+    /// Begins a batch of what is new; `scope` as in [`begin`](Self::begin).
+    #[must_use]
+    pub fn batch(&self, scope: &'static str) -> Batch {
+        Batch::new(self, scope)
     }
 
     /// The connection for reads outside a transaction.
@@ -153,6 +159,14 @@ impl Store {
         self.0.relays.store(relays, Ordering::Relaxed);
     }
 
+    /// Wakes the relay, here or at the replica that has it.
+    pub(crate) fn wake_relay(&self) {
+        self.outbox_wake().wake();
+        if !self.0.relays.load(Ordering::Relaxed) {
+            self.signals().send(Topic::Outbox, []);
+        }
+    }
+
     /// Wakes the relay: the outbox may have rows to publish.
     #[must_use]
     pub(crate) fn outbox_wake(&self) -> &Wake {
@@ -204,19 +218,15 @@ impl Transaction {
 
     /// Publishes `message` about `member_id`, if and only if this transaction commits.
     pub fn append<M: Message + Name>(&self, context: &Context, member_id: MemberId, message: &M) {
-        let event = Event {
-            id: EventId(self.new_id()),
-            event_type: M::full_name(),
-            source: self.store.service().to_owned(),
-            member_id,
-            time: self.now,
-            context: Context {
-                traceparent: telemetry::child_of(context, M::NAME),
-                ..context.clone()
-            },
-            payload: message.encode_to_vec(),
-        };
+        let id = EventId(self.new_id());
+        let source = self.store.service();
+        let event = Event::new(id, source, member_id, self.now, context, message);
         self.pending().events.push(event);
+    }
+
+    /// Publishes events that are made already.
+    pub(crate) fn append_all(&self, events: Vec<Event>) {
+        self.pending().events.extend(events);
     }
 
     /// Runs `action` once this transaction is committed, and never when it is not.
@@ -257,10 +267,7 @@ impl Transaction {
             store.faults().step(scope, "committed")?;
         }
         if publishes {
-            store.outbox_wake().wake();
-            if !store.0.relays.load(Ordering::Relaxed) {
-                store.signals().send(Topic::Outbox, []);
-            }
+            store.wake_relay();
         }
         for action in after {
             action();

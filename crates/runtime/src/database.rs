@@ -10,8 +10,8 @@ mod sqlite;
 use std::path::Path;
 
 use sea_orm::{
-    DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, SqliteTransactionMode,
-    TransactionOptions, TransactionTrait, sqlx::PgPool,
+    ConnectionTrait as _, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
+    SqliteTransactionMode, StatementBuilder, TransactionOptions, TransactionTrait, sqlx::PgPool,
 };
 
 use self::bounded::Bound;
@@ -86,6 +86,16 @@ impl Database {
     #[must_use]
     pub fn read(&self) -> &Reader {
         &self.read
+    }
+
+    /// Executes a statement that is a transaction by itself.
+    ///
+    /// # Errors
+    /// The database's. A connection lost meanwhile leaves open whether it took place.
+    pub async fn execute<S: StatementBuilder>(&self, statement: &S) -> Result<(), DbErr> {
+        let executed = self.write.execute(statement);
+        bounded::within(self.bound.as_ref(), executed).await?;
+        Ok(())
     }
 
     /// Begins a transaction that changes the schema, however long that takes. One at a time, also among

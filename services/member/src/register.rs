@@ -6,14 +6,14 @@
 
 use std::collections::{HashMap, HashSet};
 
-use couponmesh_messaging::{Store, Transaction, rows};
+use couponmesh_messaging::{Batch, Store, rows};
 use couponmesh_proto::member::v1::{MemberRegistered, MemberSnapshot};
 use couponmesh_runtime::{
     Context, database,
     id::{MemberId, RequestId},
     running::Running,
 };
-use sea_orm::{DbErr, IntoActiveModel as _, QuerySelect as _, entity::prelude::*};
+use sea_orm::{ConnectionTrait, DbErr, IntoActiveModel as _, QuerySelect as _, entity::prelude::*};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -27,6 +27,10 @@ use crate::{
 const MAX_BATCH: usize = 64;
 /// Registrations that wait at the most; the door's bound in flight keeps their number below it.
 const MAX_WAITING: usize = 4_096;
+
+/// So many times it is looked first who is known, after someone was: such callers seldom come alone, and
+/// each failed commit costs as much as a good one.
+const WARY: usize = 64;
 
 /// A registration, checked.
 #[derive(Clone, Debug)]
@@ -69,13 +73,14 @@ impl Registrar {
             async move {
                 let mut receiver = receiver.lock().await;
                 let mut batch = Vec::with_capacity(MAX_BATCH);
+                let mut wary = 0;
                 loop {
                     tokio::select! {
                         biased;
                         count = receiver.recv_many(&mut batch, MAX_BATCH) => if count == 0 { return },
                         () = stop.cancelled() => return,
                     }
-                    commit(&store, std::mem::take(&mut batch)).await;
+                    commit(&store, std::mem::take(&mut batch), &mut wary).await;
                 }
             }
         });
@@ -100,12 +105,12 @@ impl Registrar {
     }
 }
 
-async fn commit(store: &Store, batch: Vec<Waiting>) {
+async fn commit(store: &Store, batch: Vec<Waiting>, wary: &mut usize) {
     let (registrations, answers): (Vec<_>, Vec<_>) = batch
         .into_iter()
         .map(|waiting| (waiting.registration, waiting.answer))
         .unzip();
-    let results = match together(store, &registrations).await {
+    let results = match insist(store, &registrations, wary).await {
         Ok(results) => results,
         Err(error) if error::may_be_one_requests_fault(&error) => {
             alone(store, &registrations).await
@@ -118,16 +123,39 @@ async fn commit(store: &Store, batch: Vec<Waiting>) {
     }
 }
 
+/// Registers all, most often without a look at what is there: nearly every caller is new, and for the others
+/// the database's own uniqueness says so.
+async fn insist(
+    store: &Store,
+    registrations: &[Registration],
+    wary: &mut usize,
+) -> Result<Vec<Answer>, Error> {
+    if *wary == 0 {
+        match together(store, registrations, Known::default()).await {
+            Err(Error::Storage(error)) if database::is_unique_violation(&error) => *wary = WARY,
+            registered => return registered,
+        }
+    }
+    *wary -= 1;
+    together(
+        store,
+        registrations,
+        Known::look(store, registrations).await?,
+    )
+    .await
+}
+
 /// Registers each in a transaction of its own.
 async fn alone(store: &Store, registrations: &[Registration]) -> Vec<Answer> {
     let mut results = Vec::with_capacity(registrations.len());
     for registration in registrations {
         let one = std::slice::from_ref(registration);
-        let registered = match together(store, one).await {
+        let look_and_register = async || together(store, one, Known::look(store, one).await?).await;
+        let registered = match look_and_register().await {
             // Another replica took the address or the request id after we looked. It has committed, or there
             // would be no violation, so a second look finds it.
             Err(Error::Storage(error)) if database::is_unique_violation(&error) => {
-                together(store, one).await
+                look_and_register().await
             }
             registered => registered,
         };
@@ -137,20 +165,24 @@ async fn alone(store: &Store, registrations: &[Registration]) -> Vec<Answer> {
     results
 }
 
-/// Registers all in one transaction; an answer for each, or one error for all when it did not commit.
-async fn together(store: &Store, registrations: &[Registration]) -> Result<Vec<Answer>, Error> {
-    let tx = store.begin("member.register").await?;
-    // In this order: on PostgreSQL each look sees what is committed by then, and who sees an address that the
-    // same request took at another replica has to see that request as well.
-    let mut taken = taken_addresses(&tx, registrations).await?;
-    let mut known = known_requests(&tx, registrations).await?;
+/// Registers all in one commit; an answer for each, or one error for all when it did not commit.
+async fn together(
+    store: &Store,
+    registrations: &[Registration],
+    known: Known,
+) -> Result<Vec<Answer>, Error> {
+    let Known {
+        mut taken,
+        mut requests,
+    } = known;
+    let mut batch = store.batch("member.register");
     let mut new_members = Vec::with_capacity(registrations.len());
     let mut new_requests = Vec::new();
     let mut results = Vec::with_capacity(registrations.len());
     for registration in registrations {
         let request = registration.digest();
         if let Some((id, digest)) = &request
-            && let Some((known_digest, member)) = known.get(id)
+            && let Some((known_digest, member)) = requests.get(id)
         {
             results.push(if digest == known_digest {
                 Ok(member.clone())
@@ -163,16 +195,16 @@ async fn together(store: &Store, registrations: &[Registration]) -> Result<Vec<A
             results.push(Err(Error::EmailTaken));
             continue;
         }
-        let member = new_member(&tx, registration);
+        let member = new_member(&batch, registration);
         if let Some((id, digest)) = request {
             let row = requests::row(Rpc::Register, id, digest.clone(), member.member_id.0);
             new_requests.push((id, row));
-            known.insert(id, (digest, member.clone()));
+            requests.insert(id, (digest, member.clone()));
         }
         let registered = MemberRegistered {
             member: Some(MemberSnapshot::from(&member)),
         };
-        tx.append(&registration.context, member.member_id, &registered);
+        batch.append(&registration.context, member.member_id, &registered);
         new_members.push(member.clone());
         results.push(Ok(member));
     }
@@ -182,21 +214,21 @@ async fn together(store: &Store, registrations: &[Registration]) -> Result<Vec<A
     new_requests.sort_unstable_by_key(|(id, _)| id.0);
     let new_members = new_members.into_iter();
     let new_members = new_members.map(|member| member.into_active_model().reset_all());
+    batch.insert::<members::Entity, _>(new_members.collect());
     let new_requests = new_requests.into_iter().map(|(_, row)| row).collect();
-    rows::insert::<members::Entity, _, _>(&*tx, new_members.collect(), None).await?;
-    rows::insert::<requests::Entity, _, _>(&*tx, new_requests, None).await?;
-    tx.commit().await?;
+    batch.insert::<requests::Entity, _>(new_requests);
+    batch.commit().await?;
     Ok(results)
 }
 
-fn new_member(tx: &Transaction, registration: &Registration) -> Model {
+fn new_member(batch: &Batch, registration: &Registration) -> Model {
     Model {
-        member_id: MemberId(tx.new_id()),
+        member_id: MemberId(batch.new_id()),
         email: Some(registration.email.expose().to_owned()),
         display_name: registration.display_name.expose().to_owned(),
         state: State::Registered,
         coupon_id: None,
-        register_time: tx.now(),
+        register_time: batch.now(),
         coupon_issue_time: None,
         admin_notify_time: None,
         coupon_cancel_time: None,
@@ -206,9 +238,28 @@ fn new_member(tx: &Transaction, registration: &Registration) -> Model {
     }
 }
 
-/// The requests that succeeded before: their digests, and their members as they are now.
+/// What is known of some registrations before they are carried out. It may be out of date as soon as it is
+/// read; what has to be unique is so in the schema.
+#[derive(Default)]
+struct Known {
+    /// The addresses that live members have.
+    taken: HashSet<String>,
+    /// The requests that succeeded before: their digests, and their members as they are now.
+    requests: HashMap<RequestId, (Vec<u8>, Model)>,
+}
+
+impl Known {
+    async fn look(store: &Store, registrations: &[Registration]) -> Result<Self, DbErr> {
+        // In this order: each look sees what is committed by then, and who sees an address that the same request
+        // took at another replica has to see that request as well.
+        let taken = taken_addresses(store.read(), registrations).await?;
+        let requests = known_requests(store.read(), registrations).await?;
+        Ok(Self { taken, requests })
+    }
+}
+
 async fn known_requests(
-    tx: &Transaction,
+    db: &impl ConnectionTrait,
     registrations: &[Registration],
 ) -> Result<HashMap<RequestId, (Vec<u8>, Model)>, DbErr> {
     let ids = registrations
@@ -216,17 +267,16 @@ async fn known_requests(
         .filter_map(|registration| registration.request_id)
         .collect();
     let mut known = HashMap::new();
-    for request in requests::find(&**tx, Rpc::Register, ids).await? {
-        if let Some(member) = members::find(&**tx, MemberId(request.resource_id)).await? {
+    for request in requests::find(db, Rpc::Register, ids).await? {
+        if let Some(member) = members::find(db, MemberId(request.resource_id)).await? {
             known.insert(request.request_id, (request.digest, member));
         }
     }
     Ok(known)
 }
 
-/// The addresses that live members have.
 async fn taken_addresses(
-    tx: &Transaction,
+    db: &impl ConnectionTrait,
     registrations: &[Registration],
 ) -> Result<HashSet<String>, DbErr> {
     let addresses = registrations
@@ -238,7 +288,7 @@ async fn taken_addresses(
         .column(members::Column::Email)
         .filter(members::Column::Email.is_in(rows::pad(addresses)))
         .into_tuple()
-        .all(&**tx)
+        .all(db)
         .await?;
     Ok(taken.into_iter().collect())
 }

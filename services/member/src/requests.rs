@@ -1,7 +1,8 @@
 //! Request ids: which calls succeeded before, and what they made.
 
+use couponmesh_messaging::rows;
 use couponmesh_runtime::id::RequestId;
-use sea_orm::{ActiveValue::Set, ConnectionTrait, DbErr, entity::prelude::*};
+use sea_orm::{ActiveValue::Set, ConnectionTrait, DbErr, Statement, entity::prelude::*};
 
 /// A call that succeeded under a request id. Never deleted.
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
@@ -50,9 +51,18 @@ pub(crate) async fn find(
     if ids.is_empty() {
         return Ok(Vec::new());
     }
+    let backend = db.get_database_backend();
+    let ids = ids.into_iter().map(|id| [id.into()]).collect();
+    let (asked, mut values) = rows::table(backend, [ColumnType::Uuid], ids);
+    values.push(rpc.as_str().into());
+    // As a join: with a list of ids PostgreSQL may look through everything of the RPC instead.
+    let sql = format!(
+        "SELECT requests.* FROM ({asked}) AS asked \
+         JOIN requests ON requests.request_id = asked.column1 AND requests.rpc = {}",
+        rows::placeholder(backend, values.len()),
+    );
     Entity::find()
-        .filter(Column::Rpc.eq(rpc.as_str()))
-        .filter(Column::RequestId.is_in(couponmesh_messaging::rows::pad(ids)))
+        .from_raw_sql(Statement::from_sql_and_values(backend, sql, values))
         .all(db)
         .await
 }

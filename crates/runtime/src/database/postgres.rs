@@ -41,6 +41,12 @@ pub(super) async fn open(
                     "idle_in_transaction_session_timeout",
                     millis(statement_timeout + patience),
                 ),
+                // Every statement of ours goes by an index. On a young database, whose statistics lag behind its
+                // growth, the planner thinks that reading a whole table is cheaper, and keeps thinking so.
+                ("enable_seqscan", "off".to_owned()),
+                ("enable_bitmapscan", "off".to_owned()),
+                ("enable_hashjoin", "off".to_owned()),
+                ("enable_mergejoin", "off".to_owned()),
             ])
         })
         .map_sqlx_postgres_pool_opts(move |pool| {
