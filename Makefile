@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run load test tour lint fmt deps tools bench clean
+.PHONY: help run load test test-full tour lint fmt deps tools bench clean
 
 CARGO ?= cargo
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
@@ -12,7 +12,7 @@ TOOLS := $(abspath $(TARGET))/tools
 help: ## print this help
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
-	  /^[a-z][a-z-]*:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	  /^[a-z][a-z-]*:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 
 ##@ Use it
@@ -25,6 +25,10 @@ load: ## register 10,000 members at what runs there, and check every coupon
 ##@ Check it
 test: deps ## run every test
 	$(CARGO) test --locked --workspace
+
+test-full: deps tools ## run every test on PostgreSQL and NATS
+	PATH="$(TOOLS)/bin:$$PATH" scripts/with-postgres env COUPONMESH_TEST_STACK=servers \
+	  $(CARGO) test --locked --workspace
 
 tour: tools ## run the README's grpcurl tour and compare what it prints
 	$(CARGO) build --locked -p couponmesh
