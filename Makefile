@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run load up down test up-test tour lint bench fmt deps tools clean
+.PHONY: help run load up down test test-full up-test tour lint bench fmt deps tools clean
 
 CARGO ?= cargo
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
@@ -14,7 +14,7 @@ UP_DIR ?= /var/tmp/couponmesh-up
 help: ## print this help
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
-	  /^[a-z][a-z-]*:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	  /^[a-z][a-z-]*:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 
 ##@ Use it
@@ -37,6 +37,10 @@ down: ## stop them; DATA=delete deletes their data, too
 test: ## run every test
 	@scripts/deps strace
 	$(CARGO) test --locked --workspace
+
+test-full: deps tools ## run every test on PostgreSQL and NATS
+	PATH="$(TOOLS)/bin:$$PATH" scripts/with-postgres env COUPONMESH_TEST_STACK=servers \
+	  $(CARGO) test --locked --workspace
 
 up-test: deps ## test make up and make down, in a directory of their own
 	@scripts/tools "$(TOOLS)" grpcurl

@@ -1,4 +1,6 @@
 //! The real binary, as an operator meets it: killed at any moment, started wrongly, stopped, without disk space.
+//!
+//! It is `couponmesh run`, which has its files and its bus in one process, whatever stack the other tests run on.
 
 // Clippy sees tests only in test functions, not in their helpers.
 #![allow(clippy::unwrap_used)]

@@ -55,10 +55,10 @@ impl Backend {
     }
 
     /// What the bus has.
-    pub(super) async fn log(&self) -> Log<'_> {
+    pub(super) async fn log(&self) -> Log {
         match &self.0 {
             Home::Files(dir) => Log::Table(File::open_sqlite(dir.path(), "bus").await),
-            Home::Servers { nats, .. } => Log::Stream(nats),
+            Home::Servers { nats, .. } => Log::Stream(nats.events()),
         }
     }
 

@@ -1,15 +1,15 @@
 //! Looking into what the bus keeps, past the services.
 
-use couponmesh_testbed::{Message, Nats};
+use couponmesh_testbed::{Events, Message};
 use sea_orm::{ConnectionTrait as _, FromQueryResult, Statement};
 use uuid::Uuid;
 
 use super::File;
 
 /// All events that were published: a table of the embedded bus, or the stream of NATS.
-pub(crate) enum Log<'a> {
+pub(crate) enum Log {
     Table(File),
-    Stream(&'a Nats),
+    Stream(Events),
 }
 
 /// An event as the bus keeps it.
@@ -25,7 +25,7 @@ pub(crate) struct Logged {
 
 impl From<Message> for Logged {
     fn from(message: Message) -> Self {
-        let header = |name: &str| message.headers.get(name).map(|value| value.to_string());
+        let header = |name: &str| message.header(name).map(str::to_owned);
         Self {
             event_id: header("ce-id").unwrap().parse().unwrap(),
             event_type: header("ce-type").unwrap(),
@@ -37,7 +37,7 @@ impl From<Message> for Logged {
     }
 }
 
-impl Log<'_> {
+impl Log {
     /// The events about a member, in the order of the log.
     pub(crate) async fn of(&self, member_id: &str) -> Vec<Logged> {
         match self {
@@ -51,12 +51,9 @@ impl Log<'_> {
                     .await
                     .unwrap()
             }
-            Self::Stream(nats) => {
-                let about = |message: &Message| {
-                    let subject = message.headers.get("ce-subject");
-                    subject.is_some_and(|subject| subject.as_str() == member_id)
-                };
-                let messages = nats.messages().await;
+            Self::Stream(events) => {
+                let about = |message: &Message| message.header("ce-subject") == Some(member_id);
+                let messages = events.messages().await;
                 messages
                     .into_iter()
                     .filter(about)
@@ -70,9 +67,9 @@ impl Log<'_> {
     pub(crate) async fn parts_that_hold(&self, needle: &str) -> Vec<String> {
         match self {
             Self::Table(file) => file.columns_that_hold(needle).await,
-            Self::Stream(nats) => {
+            Self::Stream(events) => {
                 let mut parts = Vec::new();
-                for message in nats.messages().await {
+                for message in events.messages().await {
                     let headers = message.headers.iter();
                     let headers =
                         headers.map(|(name, values)| (format!("{name}"), format!("{values:?}")));
@@ -96,7 +93,7 @@ impl Log<'_> {
     pub(crate) async fn rewind(&self) {
         match self {
             Self::Table(file) => file.execute("UPDATE offsets SET seq = 0").await,
-            Self::Stream(nats) => nats.forget_consumers().await,
+            Self::Stream(events) => events.forget_consumers().await,
         }
     }
 }

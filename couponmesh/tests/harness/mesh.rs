@@ -223,7 +223,7 @@ impl Mesh {
     }
 
     /// Looks into what the bus keeps.
-    pub(crate) async fn log(&self) -> Log<'_> {
+    pub(crate) async fn log(&self) -> Log {
         self.home.backend.log().await
     }
 
@@ -259,7 +259,7 @@ impl Shut {
     }
 
     /// Looks into what the bus keeps, or changes it.
-    pub(crate) async fn log(&self) -> Log<'_> {
+    pub(crate) async fn log(&self) -> Log {
         self.0.backend.log().await
     }
 

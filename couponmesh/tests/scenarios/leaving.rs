@@ -57,6 +57,26 @@ async fn a_repeated_request_to_withdraw_gets_the_same_withdrawal() {
     mesh.finish().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_leaves_while_the_coupon_is_being_issued_has_left_when_the_call_ends() {
+    let mesh = Mesh::with(|config| {
+        // However busy the machine is.
+        config.member.withdrawal.deadline = Duration::from_secs(30);
+    })
+    .await;
+    let calls = (0..48).map(|number| {
+        let mesh = &mesh;
+        async move {
+            let member = mesh.register(&format!("member{number}@example.com")).await;
+            mesh.withdraw(&member.member_id).await
+        }
+    });
+    for withdrawal in join_all(calls).await {
+        assert_eq!(withdrawal.state(), WithdrawalState::Completed);
+    }
+    mesh.finish().await;
+}
+
 // At two replicas at once, most rounds find nothing when they look, and one of each comes too late.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_replicas_agree_on_what_a_request_to_withdraw_made() {

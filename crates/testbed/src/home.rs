@@ -34,6 +34,18 @@ impl Home {
         }
     }
 
+    /// Loses everything that the bus had, while nobody has it open.
+    pub fn lose_bus(&mut self) {
+        match self {
+            Self::Files(dir) => std::fs::remove_file(file(dir, "bus")).unwrap(),
+            Self::Servers { nats, .. } => {
+                nats.kill();
+                nats.lose_store();
+                nats.restart();
+            }
+        }
+    }
+
     /// Opens one of the databases as a service does.
     pub async fn database(&self, name: &str) -> Database {
         match self {

@@ -13,7 +13,7 @@ mod nats;
 mod postgres;
 
 pub use home::Home;
-pub use nats::{Message, Nats};
+pub use nats::{Events, Message, Nats};
 pub use postgres::{Databases, config};
 
 /// Whether tests run on PostgreSQL and NATS rather than on files.

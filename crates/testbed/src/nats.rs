@@ -12,7 +12,7 @@ use std::{
 
 use tempfile::TempDir;
 
-pub use self::stream::Message;
+pub use self::stream::{Events, Message};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -45,6 +45,12 @@ impl Nats {
     #[must_use]
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// Its stream of all events.
+    #[must_use]
+    pub fn events(&self) -> Events {
+        Events(self.url())
     }
 
     /// Ends the server with SIGKILL. What it said it has, it has on disk.

@@ -7,10 +7,9 @@ use couponmesh_runtime::{
     id::{CouponId, MemberId},
 };
 use sea_orm::{
-    ActiveValue::Set,
-    ConnectionTrait, DbErr,
+    ConnectionTrait, DbErr, IntoActiveModel as _,
     entity::prelude::*,
-    sea_query::{ExprTrait as _, Func, OnConflict, SimpleExpr},
+    sea_query::{CaseStatement, ExprTrait as _, Func, OnConflict, SimpleExpr},
 };
 
 /// A page. Each half shows the highest version of its subject that was seen.
@@ -100,73 +99,80 @@ pub async fn find(db: &impl ConnectionTrait, id: MemberId) -> Result<Option<Mode
         .await
 }
 
-/// A row that shows nothing yet, for the half that was not heard of.
-pub(crate) fn blank(member_id: MemberId, now: Timestamp) -> ActiveModel {
-    ActiveModel {
-        member_id: Set(member_id),
-        display_name: Set(String::new()),
-        member_state: Set(MemberState::Unspecified.into()),
-        admin_notified: Set(false),
-        coupon_cancelled: Set(false),
-        register_time: Set(None),
-        withdraw_time: Set(None),
-        member_version: Set(0),
-        coupon_id: Set(None),
-        coupon_code: Set(String::new()),
-        coupon_state: Set(CouponState::Unspecified.into()),
-        coupon_issue_time: Set(None),
-        coupon_cancel_time: Set(None),
-        coupon_version: Set(0),
-        update_time: Set(now),
+/// A row that shows nothing yet.
+pub(crate) fn blank(member_id: MemberId, now: Timestamp) -> Model {
+    Model {
+        member_id,
+        display_name: String::new(),
+        member_state: MemberState::Unspecified.into(),
+        admin_notified: false,
+        coupon_cancelled: false,
+        register_time: None,
+        withdraw_time: None,
+        member_version: 0,
+        coupon_id: None,
+        coupon_code: String::new(),
+        coupon_state: CouponState::Unspecified.into(),
+        coupon_issue_time: None,
+        coupon_cancel_time: None,
+        coupon_version: 0,
+        update_time: now,
     }
 }
 
-/// What both halves tell, and never differently: taken from whichever tells it first.
+/// What member events tell.
+const MEMBER: [Column; 7] = [
+    Column::DisplayName,
+    Column::MemberState,
+    Column::AdminNotified,
+    Column::CouponCancelled,
+    Column::RegisterTime,
+    Column::WithdrawTime,
+    Column::MemberVersion,
+];
+/// What coupon events tell.
+const COUPON: [Column; 3] = [
+    Column::CouponCode,
+    Column::CouponState,
+    Column::CouponVersion,
+];
+/// What both tell, and never differently: taken from whichever tells it first.
 const SHARED: [Column; 3] = [
     Column::CouponId,
     Column::CouponIssueTime,
     Column::CouponCancelTime,
 ];
 
-/// Shows the member half of `rows`, one a member, unless a page shows the same or newer news of it.
-pub(crate) async fn show_members(tx: &Transaction, rows: Vec<ActiveModel>) -> Result<(), DbErr> {
-    let half = [
-        Column::DisplayName,
-        Column::MemberState,
-        Column::AdminNotified,
-        Column::CouponCancelled,
-        Column::RegisterTime,
-        Column::WithdrawTime,
-        Column::MemberVersion,
-    ];
-    show(tx, rows, &half, Column::MemberVersion).await
-}
-
-/// Shows the coupon half of `rows`, one a member, unless a page shows the same or newer news of it.
-pub(crate) async fn show_coupons(tx: &Transaction, rows: Vec<ActiveModel>) -> Result<(), DbErr> {
-    let half = [
-        Column::CouponCode,
-        Column::CouponState,
-        Column::CouponVersion,
-    ];
-    show(tx, rows, &half, Column::CouponVersion).await
-}
-
-async fn show(
-    tx: &Transaction,
-    rows: Vec<ActiveModel>,
-    half: &[Column],
-    version: Column,
-) -> Result<(), DbErr> {
+/// Shows `rows`, one a member: of each the halves that are newer than what its page shows.
+///
+/// Both halves in one statement, and in the order of the rows: two replicas that touch the same pages in the
+/// same order do not deadlock.
+pub(crate) async fn show(tx: &Transaction, rows: Vec<Model>) -> Result<(), DbErr> {
     let news = |column: Column| SimpleExpr::from(Expr::col(("excluded", column)));
     let shown = |column: Column| SimpleExpr::from(Expr::col((Entity, column)));
+    let newer = |version: Column| shown(version).lt(news(version));
     let mut on_conflict = OnConflict::column(Column::MemberId);
     on_conflict
-        .update_columns(half.iter().copied())
         .update_column(Column::UpdateTime)
-        .action_and_where(shown(version).lt(news(version)));
+        .action_and_where(newer(Column::MemberVersion).or(newer(Column::CouponVersion)));
+    let halves = [
+        (MEMBER.as_slice(), Column::MemberVersion),
+        (COUPON.as_slice(), Column::CouponVersion),
+    ];
+    for (half, version) in halves {
+        for &column in half {
+            let newest = CaseStatement::new()
+                .case(newer(version), news(column))
+                .finally(shown(column));
+            on_conflict.value(column, newest);
+        }
+    }
     for column in SHARED {
         on_conflict.value(column, Func::coalesce([news(column), shown(column)]));
     }
+    let rows = rows
+        .into_iter()
+        .map(|row| row.into_active_model().reset_all())
+        .collect();
     rows::insert::<Entity, _, _>(&**tx, rows, Some(on_conflict)).await
 }

@@ -11,18 +11,13 @@ use couponmesh_proto::{
     member::v1::MemberSnapshot,
 };
 use couponmesh_runtime::id::{CouponId, MemberId};
-use sea_orm::{ActiveValue::Set, DbErr};
+use sea_orm::DbErr;
 
-use crate::pages::{self, ActiveModel};
+use crate::pages::{self, Model};
 
-/// The newest news of each member and of each coupon, by version.
-///
-/// In the order of their keys, so that two replicas that touch the same pages do not deadlock.
+/// The newest news of each member and of its coupon, by version. In the order of their keys.
 #[derive(Debug, Default)]
-pub(crate) struct News {
-    members: BTreeMap<MemberId, (i64, ActiveModel)>,
-    coupons: BTreeMap<MemberId, (i64, ActiveModel)>,
-}
+pub(crate) struct News(BTreeMap<MemberId, Model>);
 
 impl News {
     /// A member, as any of its events tells of it.
@@ -38,20 +33,22 @@ impl News {
             "" => None,
             text => Some(id(CouponId::parse, "coupon_id", text)?),
         };
-        let row = ActiveModel {
-            display_name: Set(member.display_name),
-            member_state: Set(member.state),
-            admin_notified: Set(member.admin_notified),
-            coupon_cancelled: Set(member.coupon_cancelled),
-            register_time: Set(Some(time("register_time", member.register_time)?)),
-            withdraw_time: Set(member.withdraw_time.map(Into::into)),
-            member_version: Set(member.version),
-            coupon_id: Set(coupon_id),
-            coupon_issue_time: Set(member.coupon_issue_time.map(Into::into)),
-            coupon_cancel_time: Set(member.coupon_cancel_time.map(Into::into)),
-            ..pages::blank(member_id, tx.now())
-        };
-        keep_newest(&mut self.members, member_id, member.version, row);
+        let register_time = time("register_time", member.register_time)?;
+        let page = self.page(tx, member_id);
+        if page.member_version < member.version {
+            page.display_name = member.display_name;
+            page.member_state = member.state;
+            page.admin_notified = member.admin_notified;
+            page.coupon_cancelled = member.coupon_cancelled;
+            page.register_time = Some(register_time);
+            page.withdraw_time = member.withdraw_time.map(Into::into);
+            page.member_version = member.version;
+        }
+        page.coupon_id = page.coupon_id.or(coupon_id);
+        let issue_time = member.coupon_issue_time.map(Into::into);
+        page.coupon_issue_time = page.coupon_issue_time.or(issue_time);
+        let cancel_time = member.coupon_cancel_time.map(Into::into);
+        page.coupon_cancel_time = page.coupon_cancel_time.or(cancel_time);
         Ok(())
     }
 
@@ -62,15 +59,16 @@ impl News {
         member_id: MemberId,
         issued: CouponIssued,
     ) -> Result<(), HandlerError> {
-        let row = ActiveModel {
-            coupon_id: Set(Some(id(CouponId::parse, "coupon_id", &issued.coupon_id)?)),
-            coupon_code: Set(issued.code),
-            coupon_state: Set(CouponState::Issued.into()),
-            coupon_issue_time: Set(Some(time("issue_time", issued.issue_time)?)),
-            coupon_version: Set(issued.version),
-            ..pages::blank(member_id, tx.now())
-        };
-        keep_newest(&mut self.coupons, member_id, issued.version, row);
+        let coupon_id = id(CouponId::parse, "coupon_id", &issued.coupon_id)?;
+        let issue_time = time("issue_time", issued.issue_time)?;
+        let page = self.page(tx, member_id);
+        if page.coupon_version < issued.version {
+            page.coupon_code = issued.code;
+            page.coupon_state = CouponState::Issued.into();
+            page.coupon_version = issued.version;
+        }
+        page.coupon_id = Some(coupon_id);
+        page.coupon_issue_time = Some(issue_time);
         Ok(())
     }
 
@@ -81,43 +79,28 @@ impl News {
         member_id: MemberId,
         cancelled: CouponCancelled,
     ) -> Result<(), HandlerError> {
-        let row = ActiveModel {
-            coupon_id: Set(Some(id(
-                CouponId::parse,
-                "coupon_id",
-                &cancelled.coupon_id,
-            )?)),
-            coupon_code: Set(cancelled.code),
-            coupon_state: Set(CouponState::Cancelled.into()),
-            coupon_issue_time: Set(cancelled.issue_time.map(Into::into)),
-            coupon_cancel_time: Set(Some(time("cancel_time", cancelled.cancel_time)?)),
-            coupon_version: Set(cancelled.version),
-            ..pages::blank(member_id, tx.now())
-        };
-        keep_newest(&mut self.coupons, member_id, cancelled.version, row);
+        let coupon_id = id(CouponId::parse, "coupon_id", &cancelled.coupon_id)?;
+        let cancel_time = time("cancel_time", cancelled.cancel_time)?;
+        let page = self.page(tx, member_id);
+        if page.coupon_version < cancelled.version {
+            page.coupon_code = cancelled.code;
+            page.coupon_state = CouponState::Cancelled.into();
+            page.coupon_version = cancelled.version;
+        }
+        page.coupon_id = Some(coupon_id);
+        let issue_time = cancelled.issue_time.map(Into::into);
+        page.coupon_issue_time = page.coupon_issue_time.or(issue_time);
+        page.coupon_cancel_time = Some(cancel_time);
         Ok(())
     }
 
     /// Shows the news on the pages.
     pub(crate) async fn show(self, tx: &Transaction) -> Result<(), DbErr> {
-        let rows = |news: BTreeMap<_, (i64, ActiveModel)>| {
-            news.into_values().map(|(_, row)| row).collect()
-        };
-        pages::show_members(tx, rows(self.members)).await?;
-        pages::show_coupons(tx, rows(self.coupons)).await
+        pages::show(tx, self.0.into_values().collect()).await
     }
-}
 
-fn keep_newest(
-    news: &mut BTreeMap<MemberId, (i64, ActiveModel)>,
-    member_id: MemberId,
-    version: i64,
-    row: ActiveModel,
-) {
-    if news
-        .get(&member_id)
-        .is_none_or(|(known, _)| *known < version)
-    {
-        news.insert(member_id, (version, row));
+    fn page(&mut self, tx: &Transaction, member_id: MemberId) -> &mut Model {
+        let page = self.0.entry(member_id);
+        page.or_insert_with(|| pages::blank(member_id, tx.now()))
     }
 }

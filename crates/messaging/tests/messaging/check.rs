@@ -6,7 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use couponmesh_messaging::{Event, Handler, HandlerError, Store, Transaction};
+use couponmesh_messaging::{Event, Handler, HandlerError, Store, Transaction, rows};
 use couponmesh_proto::member::v1::MemberRegistered;
 use couponmesh_runtime::id::{EventId, MemberId};
 use sea_orm::{ConnectionTrait, DbErr, Statement, Value};
@@ -27,27 +27,28 @@ impl MigrationName for CreateTables {
 #[async_trait]
 impl MigrationTrait for CreateTables {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        let db = manager.get_connection();
-        db.execute_unprepared("CREATE TABLE facts (member_id BLOB PRIMARY KEY)")
-            .await?;
-        db.execute_unprepared(
-            "CREATE TABLE counts (member_id BLOB PRIMARY KEY, count INTEGER NOT NULL)",
-        )
-        .await?;
-        Ok(())
+        let member_id = || ColumnDef::new("member_id").uuid().primary_key().take();
+        let facts = Table::create().table("facts").col(member_id()).take();
+        manager.create_table(facts).await?;
+        let counts = Table::create()
+            .table("counts")
+            .col(member_id())
+            .col(ColumnDef::new("count").big_integer().not_null())
+            .take();
+        manager.create_table(counts).await
     }
 }
 
-fn statement(db: &impl ConnectionTrait, sql: &str, values: Vec<Value>) -> Statement {
-    Statement::from_sql_and_values(db.get_database_backend(), sql, values)
+/// `{}` stands for the one value.
+fn statement(db: &impl ConnectionTrait, sql: &str, value: Option<Value>) -> Statement {
+    let backend = db.get_database_backend();
+    let value_in_place = format!("({})", rows::placeholder(backend, 1));
+    let sql = sql.replace("{}", &value_in_place);
+    Statement::from_sql_and_values(backend, sql, value)
 }
 
 pub(crate) async fn insert_fact(tx: &Transaction, member_id: MemberId) -> Result<(), DbErr> {
-    let insert = statement(
-        &**tx,
-        "INSERT INTO facts VALUES (?)",
-        vec![member_id.into()],
-    );
+    let insert = statement(&**tx, "INSERT INTO facts VALUES {}", Some(member_id.into()));
     tx.execute_raw(insert).await.map(drop)
 }
 
@@ -107,15 +108,15 @@ impl Counting {
     }
 
     pub(crate) async fn count_of(&self, consumer: &Store, member_id: MemberId) -> i64 {
-        let sql = "SELECT count FROM counts WHERE member_id = ?";
-        let query = statement(consumer.read(), sql, vec![member_id.into()]);
+        let sql = "SELECT count FROM counts WHERE member_id = {}";
+        let query = statement(consumer.read(), sql, Some(member_id.into()));
         let row = consumer.read().query_one_raw(query).await.unwrap();
         row.map_or(0, |row| row.try_get("", "count").unwrap())
     }
 
     async fn count(&self, tx: &Transaction, event: &Event) -> Result<(), HandlerError> {
-        let sql = "SELECT attempts FROM inbox WHERE event_id = ?";
-        let query = statement(&**tx, sql, vec![event.id.into()]);
+        let sql = "SELECT attempts FROM inbox WHERE event_id = {}";
+        let query = statement(&**tx, sql, Some(event.id.into()));
         // Without a row when a test switched the inbox off.
         if let Some(row) = tx.query_one_raw(query).await? {
             let attempts = row.try_get("", "attempts")?;
@@ -125,8 +126,8 @@ impl Counting {
         if event.decode::<MemberRegistered>()?.is_none() {
             return Err(HandlerError::UnknownType(event.event_type.clone()));
         }
-        let sql = "INSERT INTO counts VALUES (?, 1) ON CONFLICT DO UPDATE SET count = count + 1";
-        let count = statement(&**tx, sql, vec![event.member_id.into()]);
+        let sql = "INSERT INTO counts SELECT {}, 1 WHERE true ON CONFLICT (member_id) DO UPDATE SET count = counts.count + 1";
+        let count = statement(&**tx, sql, Some(event.member_id.into()));
         tx.execute_raw(count).await?;
         let trouble = self
             .0
@@ -164,7 +165,11 @@ impl Handler for Counting {
 
 /// What is not exactly once: every registered member has to be counted once, and nothing else at all.
 pub(crate) async fn violations(mesh: &Mesh) -> Vec<String> {
-    let facts = rows(&mesh.publisher, "SELECT member_id, 1 AS count FROM facts").await;
+    let facts = rows(
+        &mesh.publisher,
+        "SELECT member_id, CAST(1 AS BIGINT) AS count FROM facts",
+    )
+    .await;
     let counts = rows(&mesh.consumer, "SELECT member_id, count FROM counts").await;
     let mut violations = Vec::new();
     for id in facts.keys() {
@@ -181,7 +186,7 @@ pub(crate) async fn violations(mesh: &Mesh) -> Vec<String> {
 
 async fn rows(store: &Store, sql: &str) -> HashMap<MemberId, i64> {
     let db = store.read();
-    let rows = db.query_all_raw(statement(db, sql, Vec::new())).await;
+    let rows = db.query_all_raw(statement(db, sql, None)).await;
     let pair = |row: &sea_orm::QueryResult| {
         (
             row.try_get("", "member_id").unwrap(),

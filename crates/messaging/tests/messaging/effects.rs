@@ -1,7 +1,5 @@
 //! What is committed is seen, exactly once in effect; what is not is never seen.
 
-use couponmesh_messaging::Bus as _;
-
 use crate::{
     check::violations,
     support::{Mesh, eventually},
@@ -9,7 +7,7 @@ use crate::{
 
 #[tokio::test]
 async fn an_event_of_a_transaction_that_did_not_commit_is_never_seen() {
-    let (_dir, mesh) = Mesh::new().await;
+    let (_home, mesh) = Mesh::new().await;
     mesh.start();
     for point in ["register:begin", "register:commit"] {
         mesh.publisher.faults().arm(point, 1);
@@ -30,7 +28,7 @@ async fn an_event_of_a_transaction_that_did_not_commit_is_never_seen() {
 
 #[tokio::test]
 async fn a_committed_event_takes_effect_once_however_often_it_is_delivered() {
-    let (_dir, mesh) = Mesh::new().await;
+    let (_home, mesh) = Mesh::new().await;
     mesh.start();
     mesh.register(40).await.unwrap();
     mesh.settle().await;
@@ -38,7 +36,7 @@ async fn a_committed_event_takes_effect_once_however_often_it_is_delivered() {
     for _ in 0..3 {
         // In one batch with itself, and backwards.
         let twice = log.iter().chain(log.iter().rev()).cloned().collect();
-        mesh.bus.publish(twice).await.unwrap();
+        mesh.deliver_again(twice).await;
     }
     mesh.settle().await;
     assert_eq!(violations(&mesh).await, [""; 0]);
@@ -47,12 +45,12 @@ async fn a_committed_event_takes_effect_once_however_often_it_is_delivered() {
 
 #[tokio::test]
 async fn a_duplicate_that_comes_before_the_first_is_acknowledged_takes_effect_once() {
-    let (_dir, mesh) = Mesh::new().await;
+    let (_home, mesh) = Mesh::new().await;
     mesh.start_relay();
     mesh.register(100).await.unwrap();
     eventually("all is published", async || mesh.outbox().await.1 == 0).await;
     let log = mesh.log().await;
-    mesh.bus.publish(log).await.unwrap();
+    mesh.deliver_again(log).await;
     // The consumer comes late and finds the duplicates in the same batches.
     mesh.start_consumer();
     mesh.settle().await;
@@ -62,7 +60,7 @@ async fn a_duplicate_that_comes_before_the_first_is_acknowledged_takes_effect_on
 
 #[tokio::test]
 async fn a_consumer_goes_on_where_it_left_off_after_a_restart() {
-    let (dir, mesh) = Mesh::new().await;
+    let (home, mesh) = Mesh::new().await;
     mesh.start();
     mesh.register(10).await.unwrap();
     mesh.settle().await;
@@ -71,7 +69,7 @@ async fn a_consumer_goes_on_where_it_left_off_after_a_restart() {
     eventually("all is published", async || mesh.outbox().await.1 == 0).await;
     mesh.close().await;
 
-    let mesh = Mesh::open(dir.path()).await;
+    let mesh = Mesh::open(&home).await;
     assert_eq!(mesh.handler.count_of(&mesh.consumer, missed[0]).await, 0);
     mesh.start();
     mesh.register(10).await.unwrap();
@@ -82,18 +80,18 @@ async fn a_consumer_goes_on_where_it_left_off_after_a_restart() {
 
 #[tokio::test]
 async fn a_replay_of_the_whole_log_changes_nothing() {
-    let (dir, mesh) = Mesh::new().await;
+    let (mut home, mesh) = Mesh::new().await;
     mesh.start();
     mesh.register(200).await.unwrap();
     mesh.settle().await;
     mesh.close().await;
 
     // The bus forgot how far the consumer was, as a bus does that was restored from a backup.
-    let mesh = Mesh::open(dir.path()).await;
+    let mesh = Mesh::open(&home).await;
     let log = mesh.log().await;
     mesh.close().await;
-    std::fs::remove_file(dir.path().join("bus.db")).unwrap();
-    let mesh = Mesh::open(dir.path()).await;
+    home.lose_bus();
+    let mesh = Mesh::open(&home).await;
     assert!(log.len() > 200);
     mesh.bus.publish(log).await.unwrap();
     mesh.start();

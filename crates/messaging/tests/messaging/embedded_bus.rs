@@ -1,4 +1,5 @@
-//! What the embedded bus does beyond the contract of every bus: order, files, offsets.
+//! What the embedded bus does beyond the contract of every bus: order, files, offsets. On either stack: the
+//! bus is opened here.
 
 use std::{path::Path, time::Duration};
 
@@ -62,7 +63,8 @@ async fn number(dir: &Path, sql: &str, parameter: &str) -> i64 {
 
 #[tokio::test]
 async fn events_keep_their_order_across_restarts() {
-    let (dir, mesh) = Mesh::new().await;
+    let (_home, mesh) = Mesh::new().await;
+    let dir = tempfile::tempdir().unwrap();
     let events = ticks(&mesh, 30);
     for run in events.chunks(10) {
         let bus = open(dir.path()).await;
@@ -78,7 +80,8 @@ async fn events_keep_their_order_across_restarts() {
 
 #[tokio::test]
 async fn publishers_at_once_get_places_without_gaps() {
-    let (dir, mesh) = Mesh::new().await;
+    let (_home, mesh) = Mesh::new().await;
+    let dir = tempfile::tempdir().unwrap();
     let bus = open(dir.path()).await;
     let all = ticks(&mesh, 200);
     let publishing = all.chunks(5).map(|run| bus.publish(run.to_vec()));
@@ -94,7 +97,8 @@ async fn publishers_at_once_get_places_without_gaps() {
 
 #[tokio::test]
 async fn a_consumer_that_was_away_for_longer_than_memory_reaches_back_misses_nothing() {
-    let (dir, mesh) = Mesh::new().await;
+    let (_home, mesh) = Mesh::new().await;
+    let dir = tempfile::tempdir().unwrap();
     let bus = open(dir.path()).await;
     // More than twice what is kept in memory, so that reading crosses from the file into it.
     let events = ticks(&mesh, 9_000);
@@ -108,7 +112,8 @@ async fn a_consumer_that_was_away_for_longer_than_memory_reaches_back_misses_not
 
 #[tokio::test]
 async fn types_that_nobody_wants_are_passed_over_and_never_looked_at_again() {
-    let (dir, mesh) = Mesh::new().await;
+    let (_home, mesh) = Mesh::new().await;
+    let dir = tempfile::tempdir().unwrap();
     let bus = open(dir.path()).await;
     let unwanted = Event {
         event_type: "couponmesh.test.v1.NotWanted".to_owned(),
@@ -132,7 +137,8 @@ async fn types_that_nobody_wants_are_passed_over_and_never_looked_at_again() {
 
 #[tokio::test]
 async fn a_stored_offset_is_never_ahead_of_what_was_acknowledged() {
-    let (dir, mesh) = Mesh::new().await;
+    let (_home, mesh) = Mesh::new().await;
+    let dir = tempfile::tempdir().unwrap();
     let bus = open(dir.path()).await;
     let events = ticks(&mesh, 20);
     bus.publish(events.clone()).await.unwrap();
@@ -156,7 +162,8 @@ async fn a_stored_offset_is_never_ahead_of_what_was_acknowledged() {
 
 #[tokio::test]
 async fn only_events_that_are_old_and_that_every_consumer_is_past_are_deleted() {
-    let (dir, mesh) = Mesh::new().await;
+    let (_home, mesh) = Mesh::new().await;
+    let dir = tempfile::tempdir().unwrap();
     let clock = Clock::manual(Timestamp(1_800_000_000_000_000));
     let bus = open_at(dir.path(), clock.clone()).await;
     let mut events = ticks(&mesh, 10);

@@ -1,6 +1,6 @@
 //! Poison is parked, outages are waited out, and neither touches its neighbours.
 
-use couponmesh_messaging::{Bus as _, Event, consumer::MAX_ATTEMPTS};
+use couponmesh_messaging::{Event, consumer::MAX_ATTEMPTS};
 use couponmesh_runtime::id::MemberId;
 
 use crate::{
@@ -30,7 +30,7 @@ async fn an_event_whose_handler_fails_is_parked_after_five_attempts_and_its_neig
         (Trouble::Fails, "the handler's own fault"),
         (Trouble::Panics, "the handler panicked"),
     ] {
-        let (_dir, mesh) = Mesh::new().await;
+        let (_home, mesh) = Mesh::new().await;
         let events = waiting(&mesh, 21).await;
         let poison = &events[10];
         mesh.handler.troubled_by(poison.member_id, trouble);
@@ -50,7 +50,7 @@ async fn an_event_whose_handler_fails_is_parked_after_five_attempts_and_its_neig
         assert_eq!(seen[seen.len() - 5..], [1, 2, 3, 4, 5], "{seen:?}");
 
         // Parked for good: delivered again it is a duplicate like any other.
-        mesh.bus.publish(vec![poison.clone()]).await.unwrap();
+        mesh.deliver_again(vec![poison.clone()]).await;
         mesh.settle().await;
         assert_eq!(mesh.handler.attempts_at(poison.id), seen);
         mesh.close().await;
@@ -59,7 +59,7 @@ async fn an_event_whose_handler_fails_is_parked_after_five_attempts_and_its_neig
 
 #[tokio::test]
 async fn an_event_that_fails_while_the_consumer_is_in_full_swing_is_parked_the_same() {
-    let (_dir, mesh) = Mesh::new().await;
+    let (_home, mesh) = Mesh::new().await;
     mesh.start();
     mesh.settle().await;
     // Not the first batch: attempts are counted only once something failed.
@@ -86,7 +86,7 @@ async fn an_event_that_fails_while_the_consumer_is_in_full_swing_is_parked_the_s
 
 #[tokio::test]
 async fn what_cannot_be_understood_is_parked_at_once() {
-    let (_dir, mesh) = Mesh::new().await;
+    let (_home, mesh) = Mesh::new().await;
     mesh.start();
     let undecodable = Event {
         payload: b"\xff no message".to_vec(),
@@ -117,7 +117,7 @@ async fn what_cannot_be_understood_is_parked_at_once() {
 
 #[tokio::test]
 async fn parking_itself_waits_out_an_outage() {
-    let (_dir, mesh) = Mesh::new().await;
+    let (_home, mesh) = Mesh::new().await;
     for point in ["begin", "commit", "committed"] {
         let point = format!("consumer.park:{point}");
         mesh.consumer.faults().arm(&point, 1);
@@ -144,7 +144,7 @@ async fn an_outage_is_waited_out_and_parks_nothing() {
         "consumer.count:commit",
     ];
     let outages = points.map(async |point| {
-        let (_dir, mesh) = Mesh::new().await;
+        let (_home, mesh) = Mesh::new().await;
         // Longer than any event of its own fault would be tried.
         mesh.consumer.faults().arm(point, 6);
         mesh.start();
@@ -160,7 +160,7 @@ async fn an_outage_is_waited_out_and_parks_nothing() {
 
 #[tokio::test]
 async fn an_outage_that_outlasts_many_restarts_parks_nothing() {
-    let (_dir, mesh) = Mesh::new().await;
+    let (_home, mesh) = Mesh::new().await;
     mesh.start_relay();
     mesh.register(20).await.unwrap();
     for _ in 0..7 {

@@ -1,34 +1,52 @@
 //! An event that kills the process is found and parked, because attempts are counted before they are made.
 
-use std::path::Path;
-
-use couponmesh_messaging::consumer::MAX_ATTEMPTS;
+use couponmesh_messaging::{Handler as _, consumer::MAX_ATTEMPTS};
 use couponmesh_runtime::id::MemberId;
+use couponmesh_testbed::Home;
 
 use crate::{
-    check::{Trouble, violations},
-    support::{Mesh, eventually},
+    check::{Counting, Trouble, violations},
+    support::{Mesh, eventually, new_home},
 };
 
 /// One process's life: its tasks, connections and locks end with it, wherever they are.
-pub(crate) fn life<T>(dir: &Path, story: impl AsyncFnOnce(&Mesh) -> T) -> T {
+pub(crate) fn life<T>(home: &Home, story: impl AsyncFnOnce(&Mesh) -> T) -> T {
+    in_a_process(async || {
+        let mesh = Mesh::open(home).await;
+        story(&mesh).await
+    })
+}
+
+fn in_a_process<T>(story: impl AsyncFnOnce() -> T) -> T {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .unwrap();
-    let told = runtime.block_on(async {
-        let mesh = Mesh::open(dir).await;
-        story(&mesh).await
-    });
+    let told = runtime.block_on(story());
     runtime.shutdown_background();
     told
 }
 
+/// A home where the next life soon gets what the last one died over.
+pub(crate) fn home() -> Home {
+    in_a_process(async || {
+        let home = new_home().await;
+        if let Home::Servers { nats, .. } = &home {
+            // Makes the stream.
+            Mesh::open(&home).await.close().await;
+            // NATS waits half a minute for an acknowledgement, and there are many lives.
+            let events = nats.events();
+            events.redeliver_soon("consumer", Counting::TYPES).await;
+        }
+        home
+    })
+}
+
 #[test]
 fn an_event_that_kills_the_process_is_parked_after_five_lives_and_its_neighbours_are_handled() {
-    let dir = tempfile::tempdir().unwrap();
-    let members: Vec<MemberId> = life(dir.path(), async |mesh| {
+    let home = home();
+    let members: Vec<MemberId> = life(&home, async |mesh| {
         mesh.start_relay();
         let members = mesh.register(12).await.unwrap();
         eventually("all is published", async || mesh.outbox().await.1 == 0).await;
@@ -37,13 +55,13 @@ fn an_event_that_kills_the_process_is_parked_after_five_lives_and_its_neighbours
     });
     let killer = members[3];
     for _ in 0..MAX_ATTEMPTS {
-        life(dir.path(), async |mesh| {
+        life(&home, async |mesh| {
             mesh.handler.troubled_by(killer, Trouble::Hangs);
             mesh.start_consumer();
             mesh.handler.hangs().await;
         });
     }
-    life(dir.path(), async |mesh| {
+    life(&home, async |mesh| {
         mesh.handler.troubled_by(killer, Trouble::Hangs);
         mesh.start();
         mesh.settle().await;
@@ -59,14 +77,14 @@ fn an_event_that_kills_the_process_is_parked_after_five_lives_and_its_neighbours
 
 #[test]
 fn an_event_that_was_being_handled_when_the_process_died_is_handled_in_the_next_life() {
-    let dir = tempfile::tempdir().unwrap();
-    life(dir.path(), async |mesh| {
+    let home = home();
+    life(&home, async |mesh| {
         let members = mesh.register(12).await.unwrap();
         mesh.handler.troubled_by(members[3], Trouble::Hangs);
         mesh.start();
         mesh.handler.hangs().await;
     });
-    life(dir.path(), async |mesh| {
+    life(&home, async |mesh| {
         mesh.start();
         mesh.settle().await;
         assert_eq!(violations(mesh).await, [""; 0]);

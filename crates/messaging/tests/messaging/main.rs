@@ -1,4 +1,5 @@
-//! What outbox, relay, bus, inbox and consumer promise, on the real stack: SQLite files and the embedded bus.
+//! What outbox, relay, bus, inbox and consumer promise, on the real stack: SQLite files and the embedded bus,
+//! or PostgreSQL and NATS.
 
 // Clippy sees tests only in test functions, not in their helpers.
 #![allow(clippy::unwrap_used)]
@@ -9,6 +10,7 @@ mod effects;
 mod embedded_bus;
 mod failures;
 mod lives;
+mod nats_bus;
 mod redrive;
 mod relay;
 mod retention;

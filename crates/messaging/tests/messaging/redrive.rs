@@ -1,18 +1,17 @@
 //! A redrive takes effect once, wherever it is interrupted, or leaves the letter open as it was.
 
-use std::path::Path;
-
 use couponmesh_messaging::{
-    Bus as _, Event,
+    Event,
     consumer::MAX_ATTEMPTS,
     dead_letter::{self, operate, query},
 };
 use couponmesh_runtime::id::EventId;
+use couponmesh_testbed::Home;
 use sea_orm::EntityTrait as _;
 
 use crate::{
     check::{Trouble, violations},
-    lives::life,
+    lives::{home, life},
     support::{Mesh, eventually},
 };
 
@@ -181,12 +180,12 @@ async fn an_outage_that_outlasts_many_restarts_leaves_a_letter_asked_for() {
 
 #[tokio::test]
 async fn a_letter_is_handled_after_the_marks_and_the_bus_were_lost() {
-    let (dir, mesh) = Mesh::new().await;
+    let (mut home, mesh) = Mesh::new().await;
     let event = parked(&mesh).await;
     mesh.stop_consumer().await;
     mesh.close().await;
-    std::fs::remove_file(dir.path().join("bus.db")).unwrap();
-    let mesh = Mesh::open(dir.path()).await;
+    home.lose_bus();
+    let mesh = Mesh::open(&home).await;
     forget_marks(&mesh).await;
     ask(&mesh, event.id).await;
     mesh.start();
@@ -259,8 +258,8 @@ async fn a_dropped_letter_is_never_handled() {
 }
 
 /// One life in which the letter is handled until the process dies.
-fn dies_of(dir: &Path, event: &Event) {
-    life(dir, async |mesh| {
+fn dies_of(home: &Home, event: &Event) {
+    life(home, async |mesh| {
         mesh.handler.troubled_by(event.member_id, Trouble::Hangs);
         mesh.start();
         mesh.handler.hangs().await;
@@ -269,16 +268,16 @@ fn dies_of(dir: &Path, event: &Event) {
 
 #[test]
 fn a_letter_whose_redrive_dies_with_the_process_is_handled_in_the_next_life() {
-    let dir = tempfile::tempdir().unwrap();
-    let event = life(dir.path(), async |mesh| {
+    let home = home();
+    let event = life(&home, async |mesh| {
         let event = parked(mesh).await;
         mesh.stop_consumer().await;
         ask(mesh, event.id).await;
         mesh.close().await;
         event
     });
-    dies_of(dir.path(), &event);
-    life(dir.path(), async |mesh| {
+    dies_of(&home, &event);
+    life(&home, async |mesh| {
         mesh.start();
         closed(mesh, event.id).await;
         assert_eq!(violations(mesh).await, [""; 0]);
@@ -288,8 +287,8 @@ fn a_letter_whose_redrive_dies_with_the_process_is_handled_in_the_next_life() {
 
 #[test]
 fn a_letter_that_kills_the_process_is_open_again_after_five_lives() {
-    let dir = tempfile::tempdir().unwrap();
-    let event = life(dir.path(), async |mesh| {
+    let home = home();
+    let event = life(&home, async |mesh| {
         let event = parked(mesh).await;
         mesh.stop_consumer().await;
         ask(mesh, event.id).await;
@@ -297,9 +296,9 @@ fn a_letter_that_kills_the_process_is_open_again_after_five_lives() {
         event
     });
     for _ in 0..MAX_ATTEMPTS {
-        dies_of(dir.path(), &event);
+        dies_of(&home, &event);
     }
-    life(dir.path(), async |mesh| {
+    life(&home, async |mesh| {
         mesh.handler.troubled_by(event.member_id, Trouble::Hangs);
         mesh.start();
         let letter = open_again(mesh, event.id).await;

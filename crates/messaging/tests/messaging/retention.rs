@@ -7,7 +7,7 @@ use std::{
 };
 
 use couponmesh_messaging::{
-    Bus as _, MessagingConfig,
+    MessagingConfig,
     dead_letter::{self, operate},
     inbox,
     janitor::{Retention, clean},

@@ -1,7 +1,5 @@
 //! Checks that cannot fail prove nothing: with one safety property switched off, they go red.
 
-use couponmesh_messaging::Bus as _;
-
 use crate::{
     check::violations,
     support::{Mesh, eventually},
@@ -9,14 +7,14 @@ use crate::{
 
 /// Delivers every registration twice and returns what the check finds.
 async fn after_duplicates(sabotage: Option<&str>) -> Vec<String> {
-    let (_dir, mesh) = Mesh::new().await;
+    let (_home, mesh) = Mesh::new().await;
     if let Some(property) = sabotage {
         mesh.consumer.faults().sabotage(property);
     }
     mesh.start();
     mesh.register(5).await.unwrap();
     mesh.settle().await;
-    mesh.bus.publish(mesh.log().await).await.unwrap();
+    mesh.deliver_again(mesh.log().await).await;
     mesh.settle().await;
     let violations = violations(&mesh).await;
     mesh.close().await;
@@ -38,7 +36,7 @@ async fn the_exactly_once_check_goes_red_without_the_inbox() {
 
 /// Dies between commit and what comes after it, and returns what the check finds.
 async fn after_dying_at_the_commit(sabotage: Option<&str>) -> Vec<String> {
-    let (_dir, mesh) = Mesh::new().await;
+    let (_home, mesh) = Mesh::new().await;
     if let Some(property) = sabotage {
         mesh.publisher.faults().sabotage(property);
     }

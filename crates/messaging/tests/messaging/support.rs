@@ -1,30 +1,28 @@
-//! A publishing and a consuming service on one bus, in a directory of their own.
+//! A publishing and a consuming service on one bus, in a home of their own.
 
 use std::{
     future::Future,
-    path::Path,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use couponmesh_messaging::{
     Bus, Event, MessagingConfig, Store,
-    bus::EmbeddedBus,
+    bus::{EmbeddedBus, NatsBus, NatsConfig},
     dead_letter,
     migrations::{bring_up, migrations},
 };
 use couponmesh_proto::member::v1::{MemberRegistered, MemberSnapshot};
 use couponmesh_runtime::{
     Clock, Context, CorrelationId, Random,
-    database::Database,
     fault::Faults,
     id::{EventId, MemberId},
     running::Running,
 };
+use couponmesh_testbed::{Events, Home, Nats};
 use prost::{Message as _, Name as _};
 use sea_orm::{DbErr, EntityTrait as _};
 use sea_orm_migration::{MigratorTrait, prelude::*};
-use tempfile::TempDir;
 
 use crate::check::{Counting, CreateTables, Idle, Trouble};
 
@@ -50,9 +48,10 @@ impl MigratorTrait for Migrator {
     }
 }
 
-/// One run of both services; the directory outlives it.
+/// One run of both services; their home outlives it.
 pub(crate) struct Mesh {
-    pub(crate) bus: EmbeddedBus,
+    pub(crate) bus: Arc<dyn Bus>,
+    backend: Backend,
     pub(crate) publisher: Store,
     pub(crate) consumer: Store,
     pub(crate) handler: Counting,
@@ -60,48 +59,86 @@ pub(crate) struct Mesh {
     consuming: Mutex<Running>,
 }
 
+/// The bus as it is, to be closed and looked into.
+enum Backend {
+    Embedded(EmbeddedBus),
+    Nats { bus: NatsBus, events: Events },
+}
+
+impl Backend {
+    async fn open(home: &Home) -> Self {
+        match home {
+            Home::Files(dir) => {
+                let file = dir.path().join("bus.db");
+                let bus = EmbeddedBus::open(&file, Clock::system(), RETENTION);
+                Self::Embedded(bus.await.unwrap())
+            }
+            Home::Servers { nats, .. } => Self::Nats {
+                bus: nats_bus(nats).await,
+                events: nats.events(),
+            },
+        }
+    }
+}
+
+/// A replica's bus that has found the stream, or made it.
+pub(crate) async fn nats_bus(nats: &Nats) -> NatsBus {
+    let bus = NatsBus::start(
+        &nats_config(nats),
+        &config(),
+        "a test",
+        &["consumer"],
+        Clock::system(),
+    );
+    bus.reached().await.unwrap();
+    bus
+}
+
+pub(crate) fn nats_config(nats: &Nats) -> NatsConfig {
+    NatsConfig {
+        url: nats.url(),
+        credentials_file: Default::default(),
+        tls_ca_file: Default::default(),
+        max_bytes: 64 * 1_024 * 1_024,
+        replicas: 1,
+        start_timeout: PATIENCE,
+    }
+}
+
 impl Mesh {
-    /// A mesh in a new directory.
-    pub(crate) async fn new() -> (TempDir, Self) {
-        let dir = tempfile::tempdir().unwrap();
-        let mesh = Self::open(dir.path()).await;
-        (dir, mesh)
+    /// A mesh in a new home.
+    pub(crate) async fn new() -> (Home, Self) {
+        let home = new_home().await;
+        let mesh = Self::open(&home).await;
+        (home, mesh)
     }
 
-    /// A mesh on what a run before it left in `dir`. Nothing moves until it is started.
-    pub(crate) async fn open(dir: &Path) -> Self {
-        let file = dir.join("bus.db");
-        let bus = EmbeddedBus::open(&file, Clock::system(), RETENTION);
+    /// A mesh on what a run before it left in `home`. Nothing moves until it is started.
+    pub(crate) async fn open(home: &Home) -> Self {
+        let backend = Backend::open(home).await;
         Self {
-            bus: bus.await.unwrap(),
-            publisher: store("publisher", dir).await,
-            consumer: store("consumer", dir).await,
+            bus: match &backend {
+                Backend::Embedded(bus) => Arc::new(bus.clone()),
+                Backend::Nats { bus, .. } => Arc::new(bus.clone()),
+            },
+            backend,
+            publisher: store("publisher", home).await,
+            consumer: store("consumer", home).await,
             handler: Counting::default(),
             relaying: Running::new(),
             consuming: Mutex::new(Running::new()),
         }
     }
 
-    /// The bus, as services see it.
-    pub(crate) fn bus(&self) -> Arc<dyn Bus> {
-        Arc::new(self.bus.clone())
-    }
-
     pub(crate) fn start_relay(&self) {
-        couponmesh_messaging::start(
-            &self.publisher,
-            &self.bus(),
-            Idle,
-            &config(),
-            &self.relaying,
-        );
+        couponmesh_messaging::start(&self.publisher, &self.bus, Idle, &config(), &self.relaying);
     }
 
     pub(crate) fn start_consumer(&self) {
         let running = Running::new();
         couponmesh_messaging::start(
             &self.consumer,
-            &self.bus(),
+            &self.bus,
             self.handler.clone(),
             &config(),
             &running,
@@ -114,7 +151,7 @@ impl Mesh {
         let running = Running::new();
         couponmesh_messaging::start(
             &self.consumer,
-            &self.bus(),
+            &self.bus,
             self.handler.clone(),
             &config(),
             &running,
@@ -132,11 +169,14 @@ impl Mesh {
         self.start_consumer();
     }
 
-    /// Stops both and closes every file.
+    /// Stops both and closes what they had open.
     pub(crate) async fn close(&self) {
         self.relaying.stop().await;
         self.stop_consumer().await;
-        self.bus.close().await;
+        match &self.backend {
+            Backend::Embedded(bus) => bus.close().await,
+            Backend::Nats { bus, .. } => bus.close().await,
+        }
         self.publisher.database().close().await.unwrap();
         self.consumer.database().close().await.unwrap();
     }
@@ -191,15 +231,16 @@ impl Mesh {
         }
     }
 
-    /// Every registration that the bus was given so far, in its order, repeats included.
+    /// Every registration that the bus keeps, in its order, repeats included.
     pub(crate) async fn log(&self) -> Vec<Event> {
         let end = Event {
             event_type: END.to_owned(),
             ..self.loose_event()
         };
         self.bus.publish(vec![end.clone()]).await.unwrap();
-        let reader = self.bus.subscribe("reader", REGISTERED_OR_END).await;
-        let mut reader = reader.unwrap();
+        // A consumer that was never there before begins with the first event.
+        let reader: &'static str = format!("reader-{}", end.id).leak();
+        let mut reader = self.bus.subscribe(reader, REGISTERED_OR_END).await.unwrap();
         let mut log = Vec::new();
         loop {
             for event in reader.next(64).await.unwrap() {
@@ -212,8 +253,19 @@ impl Mesh {
         }
     }
 
-    /// Waits until everything that was registered or published before is dealt with: outbox and embedded bus
-    /// keep the order, so a last member comes last.
+    /// Lets every consumer get `events`, which were published before, once more.
+    pub(crate) async fn deliver_again(&self, events: Vec<Event>) {
+        match &self.backend {
+            Backend::Embedded(bus) => bus.publish(events).await.unwrap(),
+            // Published as it was, the server would drop it as known: it comes under another message id.
+            Backend::Nats { events: log, .. } => {
+                let ids: Vec<String> = events.iter().map(|event| event.id.to_string()).collect();
+                log.repeat(&ids).await;
+            }
+        }
+    }
+
+    /// Waits until everything that was registered or published before is dealt with.
     pub(crate) async fn settle(&self) {
         let last = loop {
             // A fault that a test armed may hit this one.
@@ -221,10 +273,18 @@ impl Mesh {
                 break last[0];
             }
         };
+        // Outbox and bus keep the order, so a last member comes last …
         eventually("the last event is handled", async || {
             self.handler.count_of(&self.consumer, last).await > 0
         })
         .await;
+        // … but for what NATS delivers again.
+        if let Backend::Nats { events, .. } = &self.backend {
+            eventually("nothing is delivered any more", async || {
+                events.is_done("consumer").await
+            })
+            .await;
+        }
     }
 
     pub(crate) async fn dead_letters(&self) -> Vec<dead_letter::Model> {
@@ -248,7 +308,7 @@ pub(crate) const TICKS: &[&str] = &[TICKED];
 const END: &str = "couponmesh.test.v1.End";
 const REGISTERED_OR_END: &[&str] = &["couponmesh.member.v1.MemberRegistered", END];
 
-fn config() -> MessagingConfig {
+pub(crate) fn config() -> MessagingConfig {
     MessagingConfig {
         batch: 128,
         retention: RETENTION,
@@ -256,9 +316,12 @@ fn config() -> MessagingConfig {
     }
 }
 
-async fn store(service: &'static str, dir: &Path) -> Store {
-    let path = dir.join(format!("{service}.db"));
-    let database = Database::open_sqlite(&path).await.unwrap();
+pub(crate) async fn new_home() -> Home {
+    Home::new(&["publisher", "consumer"]).await
+}
+
+async fn store(service: &'static str, home: &Home) -> Store {
+    let database = home.database(service).await;
     bring_up::<Migrator>(&database).await.unwrap();
     let replica = uuid::Uuid::nil();
     let (clock, random) = (Clock::system(), Random::from_os());

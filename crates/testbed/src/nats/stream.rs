@@ -1,15 +1,24 @@
-//! Looking into the stream, past the services.
+//! Looking into the stream, and playing tricks on it, past the services.
+
+use std::time::Duration;
 
 use async_nats::{
-    HeaderMap,
-    jetstream::{self, stream::Stream},
+    Client, HeaderMap,
+    header::NATS_MESSAGE_ID,
+    jetstream::{
+        self,
+        consumer::{AckPolicy, pull},
+        stream::Stream,
+    },
 };
 use futures::TryStreamExt as _;
 
-use super::Nats;
-
 /// The contract's name.
 const NAME: &str = "COUPONMESH";
+
+/// A server's stream of all events. Each use makes a connection of its own.
+#[derive(Clone, Debug)]
+pub struct Events(pub(super) String);
 
 /// A message as the stream keeps it.
 #[derive(Clone, Debug)]
@@ -22,10 +31,18 @@ pub struct Message {
     pub payload: Vec<u8>,
 }
 
-impl Nats {
+impl Message {
+    /// One of its headers.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.as_str())
+    }
+}
+
+impl Events {
     /// Everything in the stream, in its order; nothing while there is no stream.
     pub async fn messages(&self) -> Vec<Message> {
-        let Ok(mut stream) = self.stream().await else {
+        let Ok(mut stream) = jetstream::new(self.client().await).get_stream(NAME).await else {
             return Vec::new();
         };
         let state = stream.info().await.unwrap().state.clone();
@@ -43,21 +60,70 @@ impl Nats {
         messages
     }
 
+    /// Publishes the events with these ids, which the stream has, once more, as happens when the server's
+    /// memory of message ids is over.
+    pub async fn repeat(&self, event_ids: &[String]) {
+        let client = self.client().await;
+        let js = jetstream::new(client.clone());
+        let messages = self.messages().await;
+        for id in event_ids {
+            let known = messages
+                .iter()
+                .find(|message| message.header("ce-id") == Some(id));
+            let Message {
+                subject,
+                headers: all,
+                payload,
+            } = known.unwrap().clone();
+            // Not those of a batch, which the server keeps.
+            let envelope = all
+                .iter()
+                .filter(|(name, _)| name.to_string().starts_with("ce-"));
+            let mut headers = HeaderMap::new();
+            for (name, values) in envelope {
+                headers.insert(name.clone(), values[0].clone());
+            }
+            headers.insert(NATS_MESSAGE_ID, client.new_inbox());
+            let published = js.publish_with_headers(subject, headers, payload.into());
+            published.await.unwrap().await.unwrap();
+        }
+    }
+
+    /// Whether a consumer has acknowledged everything.
+    pub async fn is_done(&self, consumer: &str) -> bool {
+        let info = self.stream().await.consumer_info(consumer).await.unwrap();
+        info.num_pending == 0 && info.num_ack_pending == 0
+    }
+
+    /// Makes a consumer of `types` that gets again after a moment what it did not acknowledge.
+    pub async fn redeliver_soon(&self, consumer: &str, types: &[&str]) {
+        let config = pull::Config {
+            durable_name: Some(consumer.to_owned()),
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: Duration::from_millis(500),
+            filter_subjects: types.iter().map(|&name| name.to_owned()).collect(),
+            ..pull::Config::default()
+        };
+        self.stream().await.create_consumer(config).await.unwrap();
+    }
+
     /// Lets every consumer that comes again begin with the first event.
     pub async fn forget_consumers(&self) {
-        let stream = self.stream().await.unwrap();
+        let stream = self.stream().await;
         let names: Vec<String> = stream.consumer_names().try_collect().await.unwrap();
         for name in names {
             stream.delete_consumer(&name).await.unwrap();
         }
     }
 
-    /// The stream, by a connection of its own.
-    ///
-    /// # Errors
-    /// When there is none.
-    pub async fn stream(&self) -> Result<Stream, jetstream::context::GetStreamError> {
-        let client = async_nats::connect(self.url()).await.unwrap();
-        jetstream::new(client).get_stream(NAME).await
+    /// The stream itself, which has to be there.
+    pub async fn stream(&self) -> Stream {
+        let js = jetstream::new(self.client().await);
+        js.get_stream(NAME).await.unwrap()
+    }
+
+    /// A connection.
+    pub async fn client(&self) -> Client {
+        async_nats::connect(&self.0).await.unwrap()
     }
 }

@@ -1,0 +1,356 @@
+//! What the bus does on NATS beyond the contract of every bus: its stream, and servers that die.
+//!
+//! Each test begins with [`server`] or [`mesh`], and ends there where there is no server to be had.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use async_nats::jetstream::{
+    self,
+    consumer::{AckPolicy, DeliverPolicy, PullConsumer},
+    stream::{Config, DiscardPolicy, RetentionPolicy, StorageType},
+};
+use couponmesh_messaging::{
+    Bus as _, Event, Handler as _,
+    bus::{NatsBus, NatsConfig, Subscription},
+};
+use couponmesh_runtime::{
+    Clock, Context, CorrelationId, Random,
+    id::{EventId, MemberId},
+};
+use couponmesh_testbed::{Home, Nats, on_servers};
+
+use crate::{
+    check::{Counting, violations},
+    support::{Mesh, RETENTION, TICKED, TICKS, config, eventually, nats_bus, nats_config},
+};
+
+const TOCKED: &str = "couponmesh.test.v1.Tocked";
+const TICKS_AND_TOCKS: &[&str] = &[TICKED, TOCKED];
+
+/// A server of the test's own; none when the tests run on files.
+fn server() -> Option<Nats> {
+    on_servers().then(Nats::start)
+}
+
+/// A mesh that runs, and its server; none when the tests run on files.
+async fn mesh() -> Option<(Home, Mesh)> {
+    if !on_servers() {
+        return None;
+    }
+    let (mut home, mesh) = Mesh::new().await;
+    // A server that is killed forgets the last acknowledgements, and waits half a minute for them.
+    let events = nats(&mut home).events();
+    events.redeliver_soon("consumer", Counting::TYPES).await;
+    mesh.start();
+    mesh.settle().await;
+    Some((home, mesh))
+}
+
+fn nats(home: &mut Home) -> &mut Nats {
+    match home {
+        Home::Servers { nats, .. } => nats,
+        Home::Files(_) => panic!("files have no server"),
+    }
+}
+
+fn events(event_type: &str, count: usize) -> Vec<Event> {
+    let (clock, random) = (Clock::system(), Random::from_os());
+    let event = || {
+        let id = random.uuid_v7(clock.now());
+        Event {
+            id: EventId(id),
+            event_type: event_type.to_owned(),
+            source: "a test".to_owned(),
+            member_id: MemberId(id),
+            time: clock.now(),
+            context: Context::new(CorrelationId::from(id)),
+            payload: vec![7; 1_000],
+        }
+    };
+    std::iter::repeat_with(event).take(count).collect()
+}
+
+/// Takes deliveries until there were `count` different events.
+async fn read(subscription: &mut Box<dyn Subscription>, count: usize) -> HashSet<EventId> {
+    let mut ids = HashSet::new();
+    while ids.len() < count {
+        let deliveries = subscription.next(count - ids.len()).await.unwrap();
+        ids.extend(deliveries.iter().map(|event| event.id));
+    }
+    ids
+}
+
+async fn read_and_ack(bus: &NatsBus, consumer: &'static str, count: usize) {
+    let mut subscription = bus.subscribe(consumer, TICKS).await.unwrap();
+    read(&mut subscription, count).await;
+    subscription.ack().await.unwrap();
+}
+
+fn ids(events: &[Event]) -> HashSet<EventId> {
+    events.iter().map(|event| event.id).collect()
+}
+
+async fn messages_in(nats: &Nats) -> usize {
+    nats.events().messages().await.len()
+}
+
+#[tokio::test]
+async fn stream_and_consumers_are_made_as_the_contract_says() {
+    let Some(nats) = server() else { return };
+    let bus = nats_bus(&nats).await;
+    let _subscription = bus.subscribe("a", TICKS).await.unwrap();
+
+    let stream = nats.events().stream().await;
+    let is = stream.cached_info().config.clone();
+    assert_eq!(is.subjects, ["couponmesh.>"]);
+    assert_eq!(is.retention, RetentionPolicy::Limits);
+    assert_eq!(is.storage, StorageType::File);
+    assert_eq!(is.discard, DiscardPolicy::New);
+    assert_eq!(is.max_age, Duration::ZERO);
+    assert_eq!(is.max_messages, -1);
+    assert_eq!(is.max_bytes, nats_config(&nats).max_bytes);
+    assert_eq!(is.num_replicas, 1);
+    assert_eq!(is.duplicate_window, Duration::from_secs(120));
+
+    let consumer: PullConsumer = stream.get_consumer("a").await.unwrap();
+    let is = consumer.cached_info().config.clone();
+    assert_eq!(is.durable_name.as_deref(), Some("a"));
+    assert_eq!(is.ack_policy, AckPolicy::Explicit);
+    assert_eq!(is.deliver_policy, DeliverPolicy::All);
+    assert_eq!(is.max_deliver, -1);
+    let filter = is.filter_subjects.iter().chain([&is.filter_subject]);
+    assert_eq!(
+        filter.filter(|one| !one.is_empty()).collect::<Vec<_>>(),
+        TICKS
+    );
+    bus.close().await;
+}
+
+#[tokio::test]
+async fn a_stream_that_is_set_up_otherwise_is_used_and_left_as_it_is() {
+    let Some(nats) = server() else { return };
+    let others = Config {
+        name: "COUPONMESH".to_owned(),
+        subjects: vec!["couponmesh.>".to_owned()],
+        max_bytes: 1_000_000,
+        max_age: Duration::from_secs(3_600),
+        ..Config::default()
+    };
+    let js = jetstream::new(nats.events().client().await);
+    let before = js.create_stream(others).await.unwrap();
+    let bus = nats_bus(&nats).await;
+    // More than eight: it does not take batches, either.
+    let ticks = events(TICKED, 20);
+    bus.publish(ticks.clone()).await.unwrap();
+    let mut subscription = bus.subscribe("a", TICKS).await.unwrap();
+    assert_eq!(read(&mut subscription, 20).await, ids(&ticks));
+    let after = nats.events().stream().await;
+    assert_eq!(after.cached_info().config, before.cached_info().config);
+    bus.close().await;
+}
+
+#[tokio::test]
+async fn a_full_stream_refuses_events_and_takes_them_when_there_is_room() {
+    let Some(nats) = server() else { return };
+    let small = NatsConfig {
+        max_bytes: 20_000,
+        ..nats_config(&nats)
+    };
+    let bus = NatsBus::start(&small, &config(), "a test", &["a"], Clock::system());
+    bus.reached().await.unwrap();
+    let first = events(TICKED, 10);
+    bus.publish(first.clone()).await.unwrap();
+    // One by one, and as a batch.
+    for too_many in [5, 20] {
+        let mut refused = None;
+        for _ in 0..5 {
+            refused = bus.publish(events(TICKED, too_many)).await.err();
+        }
+        let refused = refused.unwrap().to_string();
+        assert!(refused.contains("maximum bytes"), "{refused}");
+    }
+    // Nothing was pushed out.
+    let kept = nats.events().messages().await;
+    assert_eq!(
+        kept[0].header("ce-id"),
+        Some(first[0].id.to_string().as_str())
+    );
+
+    nats.events().stream().await.purge().await.unwrap();
+    let news = events(TICKED, 10);
+    bus.publish(news.clone()).await.unwrap();
+    let mut subscription = bus.subscribe("a", TICKS).await.unwrap();
+    assert_eq!(read(&mut subscription, 10).await, ids(&news));
+    bus.close().await;
+}
+
+#[tokio::test]
+async fn only_events_that_are_old_and_that_every_consumer_is_past_are_deleted() {
+    let Some(nats) = server() else { return };
+    let bus = nats_bus(&nats).await;
+    bus.publish(events(TICKED, 10)).await.unwrap();
+    read_and_ack(&bus, "fast", 10).await;
+    let now = Clock::system();
+    let later = Clock::manual(now.now().plus(RETENTION + Duration::from_secs(60)));
+
+    // "slow" has never come.
+    bus.clean(&["fast", "slow"], &later, RETENTION)
+        .await
+        .unwrap();
+    assert_eq!(messages_in(&nats).await, 10);
+
+    // It has done with some, which are old only later.
+    let mut slow = bus.subscribe("slow", TICKS).await.unwrap();
+    read(&mut slow, 6).await;
+    slow.ack().await.unwrap();
+    drop(slow);
+    bus.clean(&["fast", "slow"], &now, RETENTION).await.unwrap();
+    assert_eq!(messages_in(&nats).await, 10);
+    eventually("the first six are deleted", async || {
+        bus.clean(&["fast", "slow"], &later, RETENTION)
+            .await
+            .unwrap();
+        messages_in(&nats).await == 4
+    })
+    .await;
+
+    // What is left is still delivered, and goes when that is done with.
+    read_and_ack(&bus, "slow", 4).await;
+    eventually("all are deleted", async || {
+        bus.clean(&["fast", "slow"], &later, RETENTION)
+            .await
+            .unwrap();
+        messages_in(&nats).await == 0
+    })
+    .await;
+    bus.close().await;
+}
+
+#[tokio::test]
+async fn a_message_without_an_envelope_is_parked_once() {
+    let Some((mut home, mesh)) = mesh().await else {
+        return;
+    };
+    let nats = nats(&mut home);
+    let js = jetstream::new(nats.events().client().await);
+    let subject = "couponmesh.member.v1.MemberRegistered";
+    let published = js.publish(subject, "by hand".into()).await.unwrap();
+    published.await.unwrap();
+    mesh.settle().await;
+    // Once more from the beginning.
+    mesh.stop_consumer().await;
+    nats.events().forget_consumers().await;
+    mesh.start_consumer();
+    mesh.settle().await;
+    let letters = mesh.dead_letters().await;
+    assert_eq!(letters.len(), 1, "{letters:?}");
+    assert_eq!(letters[0].event_type, format!("unreadable:{subject}"));
+    assert_eq!(letters[0].payload, b"by hand");
+    assert_eq!(violations(&mesh).await, [""; 0]);
+    mesh.close().await;
+}
+
+#[tokio::test]
+async fn what_a_dead_replica_did_not_acknowledge_goes_to_another() {
+    let Some(nats) = server() else { return };
+    let (dead, alive) = (nats_bus(&nats).await, nats_bus(&nats).await);
+    nats.events().redeliver_soon("a", TICKS).await;
+    let ticks = events(TICKED, 20);
+    dead.publish(ticks.clone()).await.unwrap();
+    let mut subscription = dead.subscribe("a", TICKS).await.unwrap();
+    read(&mut subscription, 20).await;
+    // It neither acknowledges them nor gives them back.
+    std::mem::forget(subscription);
+    let mut subscription = alive.subscribe("a", TICKS).await.unwrap();
+    assert_eq!(read(&mut subscription, 20).await, ids(&ticks));
+    alive.close().await;
+}
+
+#[tokio::test]
+async fn events_that_are_published_together_with_known_ones_all_arrive() {
+    let Some(nats) = server() else { return };
+    let bus = nats_bus(&nats).await;
+    let known = events(TICKED, 10);
+    bus.publish(known.clone()).await.unwrap();
+    // As a relay does that died before it marked them; enough of them for a batch.
+    let all: Vec<Event> = [known, events(TICKED, 10)].concat();
+    bus.publish(all.clone()).await.unwrap();
+    let mut subscription = bus.subscribe("a", TICKS).await.unwrap();
+    assert_eq!(read(&mut subscription, 20).await, ids(&all));
+    assert_eq!(messages_in(&nats).await, 20, "known ones are dropped");
+    bus.close().await;
+}
+
+#[tokio::test]
+async fn types_that_a_replica_does_not_know_are_left_to_those_who_do() {
+    let Some(nats) = server() else { return };
+    let (older, newer) = (nats_bus(&nats).await, nats_bus(&nats).await);
+    let mut knows_ticks = older.subscribe("a", TICKS).await.unwrap();
+    let heard_by_older = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let heard = heard_by_older.clone();
+    tokio::spawn(async move {
+        while let Ok(deliveries) = knows_ticks.next(64).await {
+            heard.lock().unwrap().extend(deliveries);
+            knows_ticks.ack().await.unwrap();
+        }
+    });
+    let mut knows_both = newer.subscribe("a", TICKS_AND_TOCKS).await.unwrap();
+    let tocks = events(TOCKED, 40);
+    newer.publish(tocks.clone()).await.unwrap();
+    let read = tokio::time::timeout(Duration::from_secs(60), read(&mut knows_both, 40)).await;
+    assert_eq!(read.unwrap(), ids(&tocks));
+    knows_both.ack().await.unwrap();
+    // An older one that comes back does not narrow it.
+    drop(older.subscribe("a", TICKS).await.unwrap());
+    let consumer: PullConsumer = nats
+        .events()
+        .stream()
+        .await
+        .get_consumer("a")
+        .await
+        .unwrap();
+    assert_eq!(consumer.cached_info().config.filter_subjects.len(), 2);
+    let heard = heard_by_older.lock().unwrap().clone();
+    assert!(heard.iter().all(|event| event.event_type == TICKED));
+    newer.close().await;
+    older.close().await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_killed_keeps_its_events_and_everyone_goes_on_when_it_is_back() {
+    let Some((mut home, mesh)) = mesh().await else {
+        return;
+    };
+    let nats = nats(&mut home);
+    mesh.stop_consumer().await;
+    mesh.register(20).await.unwrap();
+    eventually("all is published", async || mesh.outbox().await.1 == 0).await;
+    nats.kill();
+    let refused = mesh.bus.publish(events(TICKED, 1)).await;
+    assert!(refused.is_err(), "published at nobody");
+    // Neither the member nor its event waits for the bus.
+    mesh.register(20).await.unwrap();
+    mesh.start_consumer();
+    nats.restart();
+    mesh.settle().await;
+    assert_eq!(violations(&mesh).await, [""; 0]);
+    assert_eq!(mesh.dead_letters().await, []);
+    mesh.close().await;
+}
+
+#[tokio::test]
+async fn a_stream_that_is_lost_is_made_anew_and_what_comes_after_goes_through_it() {
+    let Some((mut home, mesh)) = mesh().await else {
+        return;
+    };
+    mesh.register(20).await.unwrap();
+    mesh.settle().await;
+    home.lose_bus();
+    mesh.register(20).await.unwrap();
+    mesh.settle().await;
+    assert_eq!(violations(&mesh).await, [""; 0]);
+    // Of those before, nothing is there.
+    let kept = messages_in(nats(&mut home)).await;
+    assert!((21..40).contains(&kept), "{kept}");
+    mesh.close().await;
+}
