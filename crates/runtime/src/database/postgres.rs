@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use futures::TryFutureExt as _;
 use sea_orm::{
     ConnectOptions, ConnectionTrait as _, Database as SeaOrm, DatabaseConnection,
-    DatabaseTransaction, DbErr,
-    sqlx::{Connection as _, Error, postgres::PgConnectOptions},
+    DatabaseTransaction, DbErr, RuntimeErr,
+    sqlx::{Connection as _, Error, PgConnection, postgres::PgConnectOptions},
 };
 
-use super::DatabaseConfig;
+use super::{DatabaseConfig, bounded::within};
 
 /// How much longer than the server's own timeout an answer is waited for.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
@@ -22,6 +23,7 @@ pub(super) async fn open(
     config: &DatabaseConfig,
     application: &str,
 ) -> Result<DatabaseConnection, DbErr> {
+    knock(config).await?;
     let mut options = ConnectOptions::new(&config.url);
     let application = application.to_owned();
     let (statement_timeout, patience) = (config.statement_timeout, PATIENCE);
@@ -62,6 +64,17 @@ pub(super) async fn open(
             })
         });
     SeaOrm::connect(options).await
+}
+
+/// Connects once. The pool would try again for as long as it may when nobody listens, and then say nothing but
+/// that the time is over.
+async fn knock(config: &DatabaseConfig) -> Result<(), DbErr> {
+    let connect = async {
+        let options = parse(&config.url)?;
+        PgConnection::connect_with(&options).await?.close().await
+    };
+    let connect = connect.map_err(|error| DbErr::Conn(RuntimeErr::SqlxError(error.into())));
+    within(Some(config.acquire_timeout), connect).await
 }
 
 /// Waits until no other replica migrates, and lets a migration take its time.
