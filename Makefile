@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run load test tour lint fmt deps tools bench clean
+.PHONY: help run load test soak tour lint fmt deps tools bench clean
 
 CARGO ?= cargo
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
@@ -25,6 +25,10 @@ load: ## register 10,000 members at what runs there, and check every coupon
 ##@ Check it
 test: deps ## run every test
 	$(CARGO) test --locked --workspace
+
+soak: deps ## let PostgreSQL, NATS, networks and replicas fail for half an hour under load
+	scripts/with-postgres env COUPONMESH_TEST_STACK=servers COUPONMESH_SOAK=1 \
+	  $(CARGO) test --locked -p couponmesh --test faults -- --test-threads 1 --nocapture
 
 tour: tools ## run the README's grpcurl tour and compare what it prints
 	$(CARGO) build --locked -p couponmesh
