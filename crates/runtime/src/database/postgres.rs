@@ -16,6 +16,9 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// A connection that rested longer than this is tried before it is used: a server that was restarted
 /// meanwhile costs no caller an error.
 const FRESH: Duration = Duration::from_secs(1);
+/// How long that may take: after a failover every resting connection may be one that the network forgot, and a
+/// caller must get past several of them in the time that it waits for one.
+const TRY_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a connection may take to show that it is in order when it is given back.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -48,7 +51,9 @@ pub(super) async fn open(
             pool.before_acquire(|connection, meta| {
                 Box::pin(async move {
                     if meta.idle_for > FRESH {
-                        connection.ping().await?;
+                        tokio::time::timeout(TRY_TIMEOUT, connection.ping())
+                            .await
+                            .map_err(|_| Error::PoolTimedOut)??;
                     }
                     Ok(true)
                 })
