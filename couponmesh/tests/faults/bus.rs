@@ -50,7 +50,7 @@ async fn a_lost_store_is_filled_again_from_the_outboxes() {
     let load = Load::begin(TEST, &production, CALLERS, |caller| caller);
     let losses = pick(1, 5);
     for _ in 0..losses {
-        load.goes_on(50).await;
+        load.goes_on(pick(50, 500)).await;
         let said = "the stream was lost and is made anew";
         let before: usize = said_by_all(&production, said);
         production.nats.kill();

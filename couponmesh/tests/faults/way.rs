@@ -34,6 +34,8 @@ pub(crate) enum Mode {
 pub(crate) struct Way {
     address: SocketAddr,
     mode: Arc<watch::Sender<Mode>>,
+    /// How often the connections of that time were forgotten.
+    forgotten: Arc<AtomicUsize>,
     places: Arc<Mutex<Vec<SocketAddr>>>,
     turn: Arc<AtomicUsize>,
 }
@@ -44,6 +46,7 @@ impl Way {
         let way = Self {
             address: listener.local_addr().unwrap(),
             mode: Arc::new(watch::Sender::new(Mode::Pass)),
+            forgotten: Arc::default(),
             places: Arc::new(Mutex::new(places)),
             turn: Arc::default(),
         };
@@ -71,6 +74,12 @@ impl Way {
         self.mode.send_replace(mode);
     }
 
+    /// Lets nothing arrive any more on the connections of now, for good, and tells nobody, as a router does that
+    /// was replaced. New connections pass.
+    pub(crate) fn forget_connections(&self) {
+        self.forgotten.fetch_add(1, Ordering::Relaxed);
+    }
+
     async fn carry(&self, near: TcpStream) {
         let mut refused = self.mode.subscribe();
         let broken = async move {
@@ -86,7 +95,8 @@ impl Way {
     }
 
     async fn pass_on(&self, near: TcpStream) -> io::Result<()> {
-        self.clear().await;
+        let since = self.forgotten.load(Ordering::Relaxed);
+        self.clear(since).await;
         let Some(place) = self.next_place() else {
             return Ok(());
         };
@@ -96,21 +106,22 @@ impl Way {
         let (near_reads, near_writes) = near.into_split();
         let (far_reads, far_writes) = far.into_split();
         tokio::try_join!(
-            self.pump(near_reads, far_writes),
-            self.pump(far_reads, near_writes)
+            self.pump(since, near_reads, far_writes),
+            self.pump(since, far_reads, near_writes)
         )?;
         Ok(())
     }
 
     async fn pump(
         &self,
+        since: usize,
         mut from: impl AsyncRead + Unpin,
         mut to: impl AsyncWrite + Unpin,
     ) -> io::Result<()> {
         let mut buffer = vec![0; BUFFER];
         loop {
             let length = from.read(&mut buffer).await?;
-            self.clear().await;
+            self.clear(since).await;
             if length == 0 {
                 return to.shutdown().await;
             }
@@ -118,10 +129,13 @@ impl Way {
         }
     }
 
-    /// Waits while nothing gets through.
-    async fn clear(&self) {
+    /// Waits while nothing gets through: for good on a connection that was forgotten.
+    async fn clear(&self, since: usize) {
         let mut mode = self.mode.subscribe();
         let _ = mode.wait_for(|mode| *mode != Mode::Stall).await;
+        if self.forgotten.load(Ordering::Relaxed) != since {
+            std::future::pending::<()>().await;
+        }
     }
 
     fn next_place(&self) -> Option<SocketAddr> {
