@@ -7,12 +7,14 @@ use couponmesh_runtime::Random;
 use tokio::time::sleep;
 
 use crate::{
+    binary::process::eventually,
     load::Load,
     production::{Plan, Production},
     soak::{pick, say},
 };
 
 const CALLERS: usize = 4;
+const COUPON: [(ServiceName, usize); 2] = [(ServiceName::Coupon, 0), (ServiceName::Coupon, 1)];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_when_nats_is_killed_under_load() {
@@ -50,15 +52,20 @@ async fn a_lost_store_is_filled_again_from_the_outboxes() {
     let load = Load::begin(TEST, &production, CALLERS, |caller| caller);
     let losses = pick(1, 5);
     for _ in 0..losses {
+        // What coupon has yet to read is what is lost.
+        for (service, number) in COUPON {
+            production.kill(service, number);
+        }
         load.goes_on(pick(50, 500)).await;
         let said = "the stream was lost and is made anew";
-        let before: usize = said_by_all(&production, said);
+        let before = said_by_all(&production, said);
         production.nats.kill();
         production.nats.lose_store();
         load.goes_on(10).await;
         production.nats.restart();
+        production.start_all(&COUPON).await;
         // What the operator sees, and what the line tells to do then.
-        crate::binary::process::eventually("the loss is logged", async || {
+        eventually("the loss is logged", async || {
             (said_by_all(&production, said) > before).then_some(())
         })
         .await;
