@@ -26,7 +26,7 @@ load: ## register 10,000 members at what runs there, and check every coupon
 test: deps ## run every test
 	$(CARGO) test --locked --workspace
 
-soak: deps ## let PostgreSQL, NATS, networks and replicas fail for half an hour under load
+soak: deps ## let PostgreSQL, NATS, networks and replicas fail under load (a quarter of an hour)
 	scripts/with-postgres env COUPONMESH_TEST_STACK=servers COUPONMESH_SOAK=1 \
 	  $(CARGO) test --locked -p couponmesh --test faults -- --test-threads 1 --nocapture
 

@@ -174,6 +174,14 @@ impl Production {
         replica.process.kill();
     }
 
+    /// SIGTERM to one replica, and waits until it ended, as it should.
+    pub(crate) async fn terminate(&mut self, service: ServiceName, number: usize) {
+        let replica = self.replicas.remove(&(service, number)).unwrap();
+        self.tell();
+        let (status, _) = replica.process.terminate().await;
+        assert!(status.success(), "{service:?} {number}: {status}");
+    }
+
     /// Every replica that runs.
     pub(crate) fn running(&self) -> Vec<(ServiceName, usize)> {
         self.replicas.keys().copied().collect()

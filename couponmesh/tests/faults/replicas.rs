@@ -60,6 +60,29 @@ async fn nothing_is_lost_while_random_replicas_are_killed_and_started_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_restart_loses_nothing_and_hands_over_what_was_under_way() {
+    const TEST: &str = "rolling restart";
+    if !couponmesh_testbed::on_servers() {
+        return;
+    }
+    let mut production = Production::start(Plan::replicas(2)).await;
+    let load = Load::begin(TEST, &production, CALLERS, |caller| caller);
+    for _ in 0..pick(1, 10) {
+        for (service, number) in production.running() {
+            load.goes_on(5).await;
+            production.terminate(service, number).await;
+            production.start_all(&[(service, number)]).await;
+        }
+    }
+    load.goes_on(10).await;
+    let acknowledged = load.go_home().await;
+    let took = production.auditor().await.check(&acknowledged).await;
+    say(TEST, &format!("at rest after {took:.1?}"));
+    // Deliveries of the dead come again after that time; those who leave in order give theirs back.
+    assert!(took < Duration::from_secs(25), "at rest after {took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_replicas_that_start_at_once_on_an_empty_database_make_its_tables_once() {
     const MIGRATIONS: &str = "SELECT count(*) FROM seaql_migrations";
     if !couponmesh_testbed::on_servers() {
