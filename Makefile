@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run load up down test test-full up-test tour lint bench fmt deps tools clean
+.PHONY: help run load up down test test-full soak up-test tour lint bench bench-full fmt deps tools clean
 
 CARGO ?= cargo
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
@@ -47,6 +47,10 @@ up-test: deps ## test make up and make down, in a directory of their own
 	$(CARGO) build --locked -p couponmesh
 	PATH="$(TOOLS)/bin:$$PATH" scripts/up-test "$(TARGET)/debug/couponmesh"
 
+soak: deps tools ## let PostgreSQL, NATS, networks and replicas fail under load (a quarter of an hour)
+	PATH="$(TOOLS)/bin:$$PATH" scripts/with-postgres env COUPONMESH_TEST_STACK=servers COUPONMESH_SOAK=1 \
+	  $(CARGO) test --locked -p couponmesh --test faults -- --test-threads 1 --nocapture
+
 tour: tools ## run the README's grpcurl tour and compare what it prints
 	$(CARGO) build --locked -p couponmesh
 	PATH="$(TOOLS)/bin:$$PATH" scripts/tour "$(TARGET)/debug/couponmesh"
@@ -60,6 +64,10 @@ lint: tools ## check format, clippy, documentation and the contract
 bench: ## measure speed and size on this machine (minutes; docs/performance.md explains)
 	$(CARGO) build --release --locked -p couponmesh
 	scripts/bench "$(TARGET)/release/couponmesh"
+
+bench-full: deps tools ## measure the production stack side by side with pgbench
+	$(CARGO) build --release --locked -p couponmesh
+	PATH="$(TOOLS)/bin:$$PATH" scripts/bench-full "$(TARGET)/release/couponmesh"
 
 ##@ Work on it
 fmt: ## format the code

@@ -7,9 +7,11 @@ use couponmesh_runtime::status::reason_of;
 use tonic::{Code, Status};
 
 use crate::{
+    binary::{
+        caller::{Acknowledged, registration},
+        process::{Call, channel, eventually},
+    },
     books::Books,
-    caller::{Acknowledged, registration},
-    process::{Call, channel, eventually},
 };
 
 /// Starts the binary with files that cannot grow above 1.5 MiB, as if the disk were full then. Without the

@@ -9,10 +9,12 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    binary::{
+        caller::{Caller, randomness},
+        process::Call,
+        webhook::Webhook,
+    },
     books::{Books, by_member, check_files},
-    caller::{keep_calling, randomness},
-    process::Call,
-    webhook::Webhook,
 };
 
 const SEED: u64 = 20_261_123;
@@ -40,12 +42,12 @@ async fn whatever_was_acknowledged_is_kept_once_through_twenty_kills() {
     let webhook = Webhook::refusing(0).await;
     let call = announcing(Call::run(dir.path()), &webhook);
     let random = Random::seeded(SEED);
-    let (whereabouts, _) = watch::channel(None);
+    let (whereabouts, _) = watch::channel(Vec::new());
     let home = CancellationToken::new();
     let callers: Vec<_> = (0..CALLERS)
         .map(|name| {
-            let (random, whereabouts) = (randomness(SEED, name), whereabouts.subscribe());
-            tokio::spawn(keep_calling(name, random, whereabouts, home.clone()))
+            let caller = Caller::new(name, randomness(SEED, name), whereabouts.subscribe());
+            tokio::spawn(caller.keep_calling(home.clone()))
         })
         .collect();
 
@@ -58,14 +60,14 @@ async fn whatever_was_acknowledged_is_kept_once_through_twenty_kills() {
             starting.kill();
         }
         let (process, address) = call.start().await;
-        whereabouts.send_replace(Some(address));
+        whereabouts.send_replace(vec![address]);
         tokio::time::sleep(Duration::from_millis(random.below(600) as u64)).await;
         // Nobody calls a port that may be another's by now; the calls under way are torn apart.
-        whereabouts.send_replace(None);
+        whereabouts.send_replace(Vec::new());
         process.kill();
     }
     let (process, address) = call.start().await;
-    whereabouts.send_replace(Some(address));
+    whereabouts.send_replace(vec![address]);
     home.cancel();
     let mut acknowledged = Vec::new();
     for caller in callers {

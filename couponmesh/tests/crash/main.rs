@@ -5,14 +5,11 @@
 // Clippy sees tests only in test functions, not in their helpers.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../binary/mod.rs"]
+mod binary;
 mod books;
-mod caller;
 mod disk;
 mod kill;
-mod process;
 mod start;
 mod stop;
 mod traces;
-#[path = "../harness/webhook.rs"]
-#[allow(dead_code)] // this test uses a part of it
-mod webhook;

@@ -2,7 +2,7 @@
 
 use std::{fs, net::TcpListener};
 
-use crate::process::Call;
+use crate::binary::process::Call;
 
 #[tokio::test]
 async fn a_second_run_on_the_same_directory_is_refused() {

@@ -13,9 +13,11 @@ use couponmesh_proto::{
 use tonic::Code;
 
 use crate::{
+    binary::{
+        caller::{Acknowledged, registration},
+        process::{Call, channel, eventually},
+    },
     books::Books,
-    caller::{Acknowledged, registration},
-    process::{Call, channel, eventually},
 };
 
 #[tokio::test]

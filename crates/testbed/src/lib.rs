@@ -3,7 +3,8 @@
 //! The whole suite runs on both stacks: on SQLite files and the embedded bus by default, and on PostgreSQL
 //! and NATS when `COUPONMESH_TEST_STACK=servers`, as `make test-full` sets it. Then
 //! `COUPONMESH_TEST_POSTGRES` is the URL of a server on which tests may make databases of their own
-//! ([`Databases`]), and `nats-server` is on the PATH ([`Nats`]).
+//! ([`Databases`]), and `nats-server` is on the PATH ([`Nats`]). A test that wants to see PostgreSQL die has a
+//! server of its own ([`PostgresServer`]).
 
 // All of it is test code.
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
@@ -11,10 +12,12 @@
 mod home;
 mod nats;
 mod postgres;
+mod postgres_server;
 
 pub use home::Home;
 pub use nats::{Events, Message, Nats};
 pub use postgres::{Databases, config};
+pub use postgres_server::PostgresServer;
 
 /// Whether tests run on PostgreSQL and NATS rather than on files.
 #[must_use]

@@ -121,7 +121,7 @@ fn spawn(config: &Path, log: &Path) -> Child {
 }
 
 /// A port that nobody has now, and that nobody is given who asks for any: those are from 32,768 on.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     const FIRST: u16 = 12_000;
     const COUNT: u16 = 20_000;
     static TRIED: AtomicU16 = AtomicU16::new(0);

@@ -14,14 +14,19 @@ pub struct Databases {
 }
 
 impl Databases {
-    /// Makes an empty database for each of `names`.
+    /// Makes an empty database for each of `names`, on the server that all tests share.
     pub async fn create(names: &[&str]) -> Self {
         let server = std::env::var("COUPONMESH_TEST_POSTGRES")
             .expect("COUPONMESH_TEST_POSTGRES is the URL of a server; `make test-full` sets it");
+        Self::create_on(&server, names).await
+    }
+
+    /// The same on the server at `server`, the URL of a database there.
+    pub async fn create_on(server: &str, names: &[&str]) -> Self {
         #[allow(clippy::disallowed_methods)] // a name that no other test has
         let prefix = format!("test_{}", uuid::Uuid::new_v4().simple());
         let databases = Self {
-            server,
+            server: server.to_owned(),
             prefix,
             names: names.iter().map(|&name| name.to_owned()).collect(),
         };

@@ -10,10 +10,7 @@ mod stream;
 mod subscription;
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -58,8 +55,8 @@ struct Inner {
     client: watch::Sender<Option<Client>>,
     /// The stream as it was found; none while it has to be looked for.
     stream: Mutex<Option<Stream>>,
-    /// Whether this replica has ever found the stream.
-    met: AtomicBool,
+    /// When the stream that this replica found last was made; none while it has found none.
+    met: Mutex<Option<i128>>,
     running: Running,
 }
 
@@ -85,7 +82,7 @@ impl NatsBus {
             name: name.to_owned(),
             client: watch::Sender::new(None),
             stream: Mutex::default(),
-            met: AtomicBool::new(false),
+            met: Mutex::default(),
             running: Running::new(),
         }));
         let connecting = bus.clone();
@@ -107,7 +104,7 @@ impl NatsBus {
     /// When it was not within the configured time.
     pub async fn reached(&self) -> Result<(), NeverReached> {
         let end = Instant::now() + self.0.config.start_timeout;
-        while !self.0.met.load(Ordering::Relaxed) {
+        while self.met().is_none() {
             if Instant::now() >= end {
                 return Err(NeverReached(self.0.config.start_timeout));
             }
@@ -209,6 +206,10 @@ impl NatsBus {
         self.0.stream.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn met(&self) -> std::sync::MutexGuard<'_, Option<i128>> {
+        self.0.met.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The stream may be gone: look for it before it is used again.
     fn look_again(&self) {
         self.known_stream().take();
@@ -219,17 +220,20 @@ impl NatsBus {
             return Ok(stream.clone());
         }
         let Found { stream, made } = stream::find_or_make(&self.context()?, &self.0.config).await?;
-        let met_before = self.0.met.swap(true, Ordering::Relaxed);
-        if made && met_before {
-            tracing::error!(
+        let created = stream.cached_info().created.unix_timestamp_nanos();
+        let before = self.met().replace(created);
+        match before {
+            Some(before) if before == created => {}
+            // Whoever made it anew: often a replica that started meanwhile and knows of no loss.
+            Some(_) => tracing::error!(
                 stream = stream::NAME,
                 "the stream was lost and is made anew; fill it again with `couponmesh outbox republish` on every service's database"
-            );
-        } else if made {
-            tracing::info!(stream = stream::NAME, "stream made");
-        } else if !met_before {
-            for drift in stream::drift(stream.cached_info(), &self.0.config) {
-                tracing::warn!(stream = stream::NAME, %drift, "the stream is not set up as configured; it is left as it is");
+            ),
+            None if made => tracing::info!(stream = stream::NAME, "stream made"),
+            None => {
+                for drift in stream::drift(stream.cached_info(), &self.0.config) {
+                    tracing::warn!(stream = stream::NAME, %drift, "the stream is not set up as configured; it is left as it is");
+                }
             }
         }
         *self.known_stream() = Some(stream.clone());
@@ -287,7 +291,7 @@ impl NatsBus {
     ) {
         let stop = self.0.running.stopping();
         while !stop.is_cancelled() {
-            let reached = self.0.met.load(Ordering::Relaxed);
+            let reached = self.met().is_some();
             if reached && let Err(error) = self.clean(consumers, clock, retention).await {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,

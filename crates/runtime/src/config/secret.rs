@@ -60,7 +60,11 @@ impl Serialize for Secret {
 #[must_use]
 pub fn redact_url(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
-        return url.to_owned();
+        // NATS takes a server without a scheme, and a token before it.
+        return match url.rsplit_once('@') {
+            Some((_, server)) => format!("{REDACTED}@{server}"),
+            None => url.to_owned(),
+        };
     };
     // The last @ of all: a password may hold any character, escaped or not.
     let (user, rest) = match rest.rsplit_once('@') {

@@ -171,6 +171,7 @@ fn urls_lose_their_secrets_only() {
             "postgres://db/m?password=<redacted>&a=b",
         ),
         ("nats://t0ken@nats:4222", "nats://<redacted>@nats:4222"),
+        ("t0ken@nats:4222", "<redacted>@nats:4222"),
         ("not a url", "not a url"),
     ] {
         assert_eq!(redact_url(url), shown);

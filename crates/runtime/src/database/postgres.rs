@@ -2,19 +2,26 @@
 
 use std::time::Duration;
 
+use futures::TryFutureExt as _;
 use sea_orm::{
     ConnectOptions, ConnectionTrait as _, Database as SeaOrm, DatabaseConnection,
-    DatabaseTransaction, DbErr,
-    sqlx::{Connection as _, Error, postgres::PgConnectOptions},
+    DatabaseTransaction, DbErr, RuntimeErr,
+    sqlx::{Connection as _, Error, PgConnection, postgres::PgConnectOptions},
 };
 
-use super::{DatabaseConfig, bounded::Bound};
+use super::{
+    DatabaseConfig,
+    bounded::{Bound, within},
+};
 
 /// How much longer than the server's own timeout an answer is waited for.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// A connection that rested longer than this is tried before it is used: a server that was restarted
 /// meanwhile costs no caller an error.
 const FRESH: Duration = Duration::from_secs(1);
+/// How long that may take: after a failover every resting connection may be one that the network forgot, and a
+/// caller must get past several of them in the time that it waits for one.
+const TRY_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a connection may take to show that it is in order when it is given back.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -23,6 +30,7 @@ pub(super) async fn open(
     application: &str,
     bound: Bound,
 ) -> Result<DatabaseConnection, DbErr> {
+    knock(config).await?;
     let mut options = ConnectOptions::new(&config.url);
     let application = application.to_owned();
     let (statement_timeout, patience) = (config.statement_timeout, PATIENCE);
@@ -54,7 +62,9 @@ pub(super) async fn open(
             pool.before_acquire(|connection, meta| {
                 Box::pin(async move {
                     if meta.idle_for > FRESH {
-                        connection.ping().await?;
+                        tokio::time::timeout(TRY_TIMEOUT, connection.ping())
+                            .await
+                            .map_err(|_| Error::PoolTimedOut)??;
                     }
                     Ok(true)
                 })
@@ -73,6 +83,17 @@ pub(super) async fn open(
             })
         });
     SeaOrm::connect(options).await
+}
+
+/// Connects once. The pool would try again for as long as it may when nobody listens, and then say nothing but
+/// that the time is over.
+async fn knock(config: &DatabaseConfig) -> Result<(), DbErr> {
+    let connect = async {
+        let options = parse(&config.url)?;
+        PgConnection::connect_with(&options).await?.close().await
+    };
+    let connect = connect.map_err(|error| DbErr::Conn(RuntimeErr::SqlxError(error.into())));
+    within(Some(&Bound::new(config.acquire_timeout)), connect).await
 }
 
 /// Waits until no other replica migrates, and lets a migration take its time.

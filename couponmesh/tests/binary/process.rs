@@ -1,10 +1,11 @@
 //! The binary as a child process.
 
 use std::{
+    fs::OpenOptions,
     future::Future,
     io::{BufRead as _, BufReader, Read as _},
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
@@ -13,29 +14,46 @@ use tonic::transport::{Channel, Endpoint};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
-const GREETING: &str = "couponmesh is listening on ";
+/// `run` says "couponmesh is listening on ADDRESS (…)", `serve` "couponmesh member is listening on ADDRESS".
+const GREETING: &str = " is listening on ";
 
 /// Looks until there is something to see.
 pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
     what: &str,
+    look: impl FnMut() -> F,
+) -> T {
+    eventually_within(PATIENCE, what, look).await
+}
+
+/// The same with another patience.
+pub(crate) async fn eventually_within<T, F: Future<Output = Option<T>>>(
+    patience: Duration,
+    what: &str,
     mut look: impl FnMut() -> F,
 ) -> T {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + patience;
     loop {
         if let Some(seen) = look().await {
             return seen;
         }
-        assert!(Instant::now() < end, "not so after {PATIENCE:?}: {what}");
+        assert!(Instant::now() < end, "not so after {patience:?}: {what}");
         tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 
-/// How to call the binary: `couponmesh run` on a data directory, on a port of its own.
+/// The binary of this build, or another one that is to be tested, e.g. a release.
+fn binary() -> String {
+    std::env::var("COUPONMESH_TEST_BINARY")
+        .unwrap_or_else(|_| env!("CARGO_BIN_EXE_couponmesh").to_owned())
+}
+
+/// How to call the binary: `couponmesh run` on a data directory, or `couponmesh serve`, on a port of its own.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
     program: Vec<String>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    log: Option<PathBuf>,
 }
 
 impl Call {
@@ -44,11 +62,16 @@ impl Call {
         Self::new(&["run", "--listen", "127.0.0.1:0", "--data-dir", data_dir])
     }
 
+    pub(crate) fn serve(service: &str) -> Self {
+        Self::new(&["serve", service, "--listen", "127.0.0.1:0"])
+    }
+
     pub(crate) fn new(arguments: &[&str]) -> Self {
         Self {
-            program: vec![env!("CARGO_BIN_EXE_couponmesh").to_owned()],
+            program: vec![binary()],
             arguments: arguments.iter().map(|&text| text.to_owned()).collect(),
             environment: Vec::new(),
+            log: None,
         }
     }
 
@@ -72,6 +95,12 @@ impl Call {
         self
     }
 
+    /// Appends what it logs to `file`.
+    pub(crate) fn log_to(mut self, file: &Path) -> Self {
+        self.log = Some(file.to_owned());
+        self
+    }
+
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program[0]);
         command
@@ -88,7 +117,11 @@ impl Call {
     /// Starts it and does not wait until it listens.
     pub(crate) fn spawn(&self) -> Process {
         let mut command = self.command();
-        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        let log = self.log.as_ref().map_or_else(Stdio::null, |file| {
+            let file = OpenOptions::new().create(true).append(true).open(file);
+            file.unwrap().into()
+        });
+        command.stdout(Stdio::piped()).stderr(log);
         Process(command.spawn().unwrap())
     }
 
@@ -155,7 +188,8 @@ impl Process {
         let stdout = self.0.stdout.take()?;
         let mut lines = BufReader::new(stdout).lines();
         let greeting = lines.next()?.ok()?;
-        let address = greeting.strip_prefix(GREETING)?.split(' ').next()?;
+        let (_, rest) = greeting.split_once(GREETING)?;
+        let address = rest.split(' ').next()?;
         Some(address.parse().unwrap())
     }
 
@@ -196,10 +230,15 @@ impl Drop for Process {
     }
 }
 
-/// A connection that is made when it is first used.
+/// A connection that is made when it is first used, on which no call takes longer than 5 seconds.
 pub(crate) fn channel(address: SocketAddr) -> Channel {
+    patient_channel(address, Duration::from_secs(5))
+}
+
+/// The same with another bound.
+pub(crate) fn patient_channel(address: SocketAddr, patience: Duration) -> Channel {
     Endpoint::from_shared(format!("http://{address}"))
         .unwrap()
-        .timeout(Duration::from_secs(5))
+        .timeout(patience)
         .connect_lazy()
 }

@@ -1,0 +1,86 @@
+//! NATS: killed, and robbed of its store.
+
+use std::time::Duration;
+
+use couponmesh::node::ServiceName;
+use couponmesh_runtime::Random;
+use tokio::time::sleep;
+
+use crate::{
+    binary::process::eventually,
+    load::Load,
+    production::{Plan, Production},
+    soak::{pick, say},
+};
+
+const CALLERS: usize = 4;
+const COUPON: [(ServiceName, usize); 2] = [(ServiceName::Coupon, 0), (ServiceName::Coupon, 1)];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_when_nats_is_killed_under_load() {
+    const TEST: &str = "NATS killed";
+    if !couponmesh_testbed::on_servers() {
+        return;
+    }
+    let mut production = Production::start(Plan::replicas(2)).await;
+    let load = Load::begin(TEST, &production, CALLERS, |caller| caller);
+    let random = Random::seeded(1);
+    let kills = pick(3, 20);
+    for _ in 0..kills {
+        // The moments are what is random here: nothing is waited for.
+        sleep(Duration::from_millis(500 + random.below(1_000) as u64)).await;
+        production.nats.kill();
+        // Registrations need no bus.
+        load.goes_on(10).await;
+        sleep(Duration::from_millis(random.below(1_000) as u64)).await;
+        production.nats.restart();
+    }
+    load.goes_on(10).await;
+    assert_eq!(load.diary().refused(), 0, "calls that needed the bus");
+    let acknowledged = load.go_home().await;
+    let took = production.auditor().await.check(&acknowledged).await;
+    say(TEST, &format!("{kills} kills, at rest after {took:.1?}"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_store_is_filled_again_from_the_outboxes() {
+    const TEST: &str = "NATS's store lost";
+    if !couponmesh_testbed::on_servers() {
+        return;
+    }
+    let mut production = Production::start(Plan::replicas(2)).await;
+    let load = Load::begin(TEST, &production, CALLERS, |caller| caller);
+    let losses = pick(1, 5);
+    for _ in 0..losses {
+        // What coupon has yet to read is what is lost.
+        for (service, number) in COUPON {
+            production.kill(service, number);
+        }
+        load.goes_on(pick(50, 500)).await;
+        let said = "the stream was lost and is made anew";
+        let before = said_by_all(&production, said);
+        production.nats.kill();
+        production.nats.lose_store();
+        load.goes_on(10).await;
+        production.nats.restart();
+        production.start_all(&COUPON).await;
+        // What the operator sees, and what the line tells to do then.
+        eventually("the loss is logged", async || {
+            (said_by_all(&production, said) > before).then_some(())
+        })
+        .await;
+        production.republish().await;
+    }
+    load.goes_on(10).await;
+    assert_eq!(load.diary().refused(), 0, "calls that needed the bus");
+    let acknowledged = load.go_home().await;
+    let took = production.auditor().await.check(&acknowledged).await;
+    say(TEST, &format!("{losses} losses, at rest after {took:.1?}"));
+}
+
+fn said_by_all(production: &Production, what: &str) -> usize {
+    let services = ServiceName::all().into_iter();
+    services
+        .map(|service| production.logged(service, what))
+        .sum()
+}

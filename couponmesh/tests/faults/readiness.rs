@@ -1,0 +1,77 @@
+//! Readiness: a service is ready while its own database is there, whatever else is away.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use couponmesh::node::ServiceName;
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+use crate::{
+    binary::process::{channel, eventually},
+    production::{Plan, Production},
+    way::Mode,
+};
+
+/// Longer than anything that is away stays unnoticed.
+const LONG_ENOUGH: Duration = Duration::from_secs(6);
+
+/// What a probe asks of member: the whole, the service, whether the process lives.
+async fn probe(address: SocketAddr) -> [ServingStatus; 3] {
+    let mut health = HealthClient::new(channel(address));
+    let mut told = [ServingStatus::Unknown; 3];
+    let names = ["", ServiceName::Member.grpc_name(), "liveness"];
+    for (told, name) in told.iter_mut().zip(names) {
+        let request = HealthCheckRequest {
+            service: name.to_owned(),
+        };
+        *told = health.check(request).await.unwrap().into_inner().status();
+    }
+    told
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_its_own_database_makes_a_service_unready() {
+    const READY: [ServingStatus; 3] = [ServingStatus::Serving; 3];
+    const UNREADY: [ServingStatus; 3] = [
+        ServingStatus::NotServing,
+        ServingStatus::NotServing,
+        // A restart would not bring the database back.
+        ServingStatus::Serving,
+    ];
+    if !couponmesh_testbed::on_servers() {
+        return;
+    }
+    let mut production = Production::start(Plan::replicas(1).ways()).await;
+    let [address] = production.addresses(ServiceName::Member)[..] else {
+        panic!("one replica");
+    };
+    assert_eq!(probe(address).await, READY);
+    for away in [Mode::Refuse, Mode::Stall] {
+        let database = production.database_way(ServiceName::Member).clone();
+        database.set(away);
+        eventually(&format!("unready: {away:?}"), async || {
+            (probe(address).await == UNREADY).then_some(())
+        })
+        .await;
+        database.set(Mode::Pass);
+        eventually(&format!("ready again after {away:?}"), async || {
+            (probe(address).await == READY).then_some(())
+        })
+        .await;
+    }
+
+    production.nats.kill();
+    production.kill(ServiceName::Coupon, 0);
+    production
+        .database_way(ServiceName::Coupon)
+        .set(Mode::Refuse);
+    let end = Instant::now() + LONG_ENOUGH;
+    while Instant::now() < end {
+        assert_eq!(probe(address).await, READY, "without bus and coupon");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
