@@ -23,7 +23,7 @@ use sea_orm::{
 use tempfile::TempDir;
 use tonic::transport::Channel;
 
-use crate::process::{Call, Finished, eventually};
+use crate::binary::process::{Call, Finished, eventually};
 
 pub(crate) const REGISTERED: &str = "couponmesh.member.v1.MemberRegistered";
 

@@ -6,8 +6,8 @@ use couponmesh_proto::coupon::v1::{
 use serde_json::Value;
 
 use crate::{
+    binary::process::{channel, eventually},
     desk::{Desk, REGISTERED},
-    process::{channel, eventually},
 };
 
 #[tokio::test]

@@ -4,11 +4,10 @@
 // Clippy sees tests only in test functions, not in their helpers.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../binary/mod.rs"]
+mod binary;
 mod desk;
 mod dlq;
-#[path = "../crash/process.rs"]
-#[allow(dead_code)] // this test uses a part of it
-mod process;
 mod refused;
 mod republish;
 mod servers;

@@ -1,6 +1,6 @@
 //! Commands that cannot be meant are refused, and say what to change.
 
-use crate::{desk::Desk, process::Call};
+use crate::{binary::process::Call, desk::Desk};
 
 #[tokio::test]
 async fn a_directory_without_the_database_is_named_and_nothing_is_made() {

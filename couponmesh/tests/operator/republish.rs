@@ -5,8 +5,8 @@ use couponmesh_proto::mypage::v1::{GetMyPageRequest, my_page_service_client::MyP
 use sea_orm::{ColumnTrait as _, EntityTrait as _, PaginatorTrait as _, QueryFilter as _};
 
 use crate::{
+    binary::process::{channel, eventually},
     desk::{Desk, register},
-    process::{channel, eventually},
 };
 
 const SERVICES: [&str; 4] = ["member", "coupon", "notification", "mypage"];

@@ -9,8 +9,8 @@ use couponmesh_testbed::{Databases, config, on_servers};
 use sea_orm::{ActiveValue::Set, EntityTrait as _};
 
 use crate::{
+    binary::process::{Call, Finished},
     desk::{REGISTERED, poison},
-    process::{Call, Finished},
 };
 
 async fn ask(url: &str, arguments: &[&str]) -> Finished {
