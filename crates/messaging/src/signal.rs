@@ -10,7 +10,10 @@ use std::{
 };
 
 use couponmesh_runtime::{backoff::Backoff, database::Database, running::Running};
-use sea_orm::sqlx::{self, PgPool, postgres::PgListener};
+use sea_orm::sqlx::{
+    self, PgPool,
+    postgres::{PgListener, PgPoolOptions},
+};
 use tokio::sync::{Mutex, broadcast, mpsc};
 use uuid::Uuid;
 
@@ -26,6 +29,8 @@ const MAX_WAITING: usize = 4_096;
 const GATHER: Duration = Duration::from_millis(5);
 /// After this long a silence the connection is made anew: it may be dead without our knowing.
 const SILENCE: Duration = Duration::from_secs(30);
+/// How long the database may take for an answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What signals are about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -176,12 +181,13 @@ async fn send(inner: &Inner) {
             let first = chunks.next().unwrap_or_default();
             for items in std::iter::once(first).chain(chunks) {
                 let payload = format!("{} {} {}", inner.replica, topic.name(), items.join(","));
-                let sent = sqlx::query("SELECT pg_notify($1, $2)")
+                let send = sqlx::query("SELECT pg_notify($1, $2)")
                     .bind(CHANNEL)
                     .bind(payload)
-                    .execute(&inner.pool)
-                    .await;
-                if let Err(error) = sent {
+                    .execute(&inner.pool);
+                // A connection that the network forgot must not be held for good.
+                let sent = tokio::time::timeout(TIMEOUT, send).await;
+                if let Err(error) = sent.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
                     tracing::debug!(%error, "a signal to the other replicas was lost");
                 }
             }
@@ -202,8 +208,18 @@ async fn hear(inner: &Inner, store: &Store) {
 
 /// Ends when the connection is lost or has been silent for long.
 async fn listen(inner: &Inner, backoff: &mut Backoff) -> Result<(), sqlx::Error> {
-    let mut listener = PgListener::connect_with(&inner.pool).await?;
-    listener.listen(CHANNEL).await?;
+    let connect = async {
+        // A connection beside the pool: a listener that is given up says so on its connection before it lets
+        // go, and on one that the network forgot it waits for an answer for good. Each time the services'
+        // pool would be one connection smaller.
+        let options = inner.pool.connect_options().as_ref().clone();
+        let own = PgPoolOptions::new().max_connections(1);
+        let mut listener = PgListener::connect_with(&own.connect_with(options).await?).await?;
+        listener.listen(CHANNEL).await?;
+        Ok(listener)
+    };
+    let connected = tokio::time::timeout(TIMEOUT, connect).await;
+    let mut listener = connected.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
     backoff.reset();
     // Whatever was said before.
     let _ = inner.heard.send((None, Heard::Missed));
