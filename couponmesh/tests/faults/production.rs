@@ -238,14 +238,14 @@ impl Production {
         .await;
     }
 
-    /// Fills a bus that lost its store again, as an operator does with `couponmesh outbox republish --service S
-    /// --since 1h` on every service's database: that command does exactly this.
+    /// Fills a bus that lost its store again, as an operator does.
     pub(crate) async fn republish(&self) {
-        let auditor = self.auditor().await;
         for service in SERVICES {
-            auditor
-                .execute(service, "UPDATE outbox SET publish_time = NULL")
-                .await;
+            let arguments = ["outbox", "republish", "--service", service, "--since", "1h"];
+            let republish =
+                Call::new(&arguments).set("DATABASE__URL", &self.databases.url(service));
+            let republished = republish.finish().await;
+            assert!(republished.status.success(), "{republished:?}");
         }
     }
 

@@ -10,7 +10,13 @@ use std::{
 };
 
 use couponmesh_runtime::{backoff::Backoff, database::Database, running::Running};
-use sea_orm::sqlx::{self, PgPool, postgres::PgListener};
+use sea_orm::{
+    ConnectionTrait as _, DbBackend, Statement,
+    sqlx::{
+        self, PgPool,
+        postgres::{PgListener, PgPoolOptions},
+    },
+};
 use tokio::{
     sync::{Mutex, broadcast, mpsc},
     time::{Instant, MissedTickBehavior},
@@ -29,6 +35,8 @@ const MAX_WAITING: usize = 4_096;
 const GATHER: Duration = Duration::from_millis(5);
 /// After this long a silence the connection is made anew: it may be dead without our knowing.
 const SILENCE: Duration = Duration::from_secs(30);
+/// How long the database may take for an answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often a replica says that it is there, and how long the others believe it. As long as nobody else
 /// is, nothing is sent.
@@ -77,6 +85,7 @@ pub struct Signals(Option<Arc<Inner>>);
 
 #[derive(Debug)]
 struct Inner {
+    database: Database,
     pool: PgPool,
     replica: Uuid,
     out: mpsc::Sender<(Topic, Option<Uuid>)>,
@@ -97,6 +106,7 @@ impl Signals {
         Self(database.postgres().map(|pool| {
             let (out, waiting) = mpsc::channel(MAX_WAITING);
             Arc::new(Inner {
+                database: database.clone(),
                 pool: pool.clone(),
                 replica,
                 out,
@@ -208,12 +218,12 @@ async fn send(inner: &Inner) {
             let first = chunks.next().unwrap_or_default();
             for items in std::iter::once(first).chain(chunks) {
                 let payload = format!("{} {} {}", inner.replica, topic.name(), items.join(","));
-                let sent = sqlx::query("SELECT pg_notify($1, $2)")
-                    .bind(CHANNEL)
-                    .bind(payload)
-                    .execute(&inner.pool)
-                    .await;
-                if let Err(error) = sent {
+                let notify = Statement::from_sql_and_values(
+                    DbBackend::Postgres,
+                    "SELECT pg_notify($1, $2)",
+                    [CHANNEL.into(), payload.into()],
+                );
+                if let Err(error) = inner.database.read().execute_raw(notify).await {
                     tracing::debug!(%error, "a signal to the other replicas was lost");
                 }
             }
@@ -234,8 +244,18 @@ async fn hear(inner: &Inner, store: &Store) {
 
 /// Ends when the connection is lost or has been silent for long.
 async fn listen(inner: &Inner, backoff: &mut Backoff) -> Result<(), sqlx::Error> {
-    let mut listener = PgListener::connect_with(&inner.pool).await?;
-    listener.listen(CHANNEL).await?;
+    let connect = async {
+        // A connection beside the pool: a listener that is given up says so on its connection before it lets
+        // go, and on one that the network forgot it waits for an answer for good. Each time the services'
+        // pool would be one connection smaller.
+        let options = inner.pool.connect_options().as_ref().clone();
+        let own = PgPoolOptions::new().max_connections(1);
+        let mut listener = PgListener::connect_with(&own.connect_with(options).await?).await?;
+        listener.listen(CHANNEL).await?;
+        Ok(listener)
+    };
+    let connected = tokio::time::timeout(TIMEOUT, connect).await;
+    let mut listener = connected.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
     backoff.reset();
     // Whatever was said before.
     let _ = inner.heard.send((None, Heard::Missed));

@@ -199,8 +199,11 @@ async fn a_letter_whose_event_was_handled_meanwhile_is_closed_and_not_handled_ag
     let (_dir, mesh) = Mesh::new().await;
     let event = parked(&mesh).await;
     forget_marks(&mesh).await;
-    mesh.bus.publish(vec![event.clone()]).await.unwrap();
-    mesh.settle().await;
+    mesh.deliver_again(vec![event.clone()]).await;
+    eventually("it is handled", async || {
+        mesh.handler.count_of(&mesh.consumer, event.member_id).await > 0
+    })
+    .await;
     assert_eq!(violations(&mesh).await, [""; 0]);
     ask(&mesh, event.id).await;
     closed(&mesh, event.id).await;

@@ -36,7 +36,7 @@ impl Validate for DatabaseConfig {
                 "must be like postgres://user:password@host:5432/database",
             );
         }
-        // Migrations hold one while they use another, and a listener has one for itself.
+        // Migrations hold one while they use another.
         problems.range("max_connections", self.max_connections, 4..=1_000);
         problems.duration(
             "acquire_timeout",
