@@ -52,10 +52,6 @@ impl Auditor {
         row.unwrap().try_get_by_index(0).unwrap()
     }
 
-    pub(crate) async fn execute(&self, service: &str, sql: &str) {
-        self.0[service].execute_unprepared(sql).await.unwrap();
-    }
-
     /// Waits until everything came to rest after `acknowledged` registrations; returns how long that took.
     pub(crate) async fn rest(&self, acknowledged: usize) -> Duration {
         // Deliveries that died with a process come again after 30 seconds.

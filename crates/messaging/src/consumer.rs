@@ -23,6 +23,7 @@ use crate::{
     bus::{Bus, BusError, Delivery, Subscription},
     event::Event,
     inbox::{self, Outcome},
+    pace::Pace,
     store::{Store, Transaction},
 };
 
@@ -136,13 +137,18 @@ impl<H: Handler> Consumer<H> {
         // An event may have killed the process that handled it last. Until the first events are handled,
         // attempts are counted before the handler runs, so that such an event is found and parked.
         let mut careful = true;
+        let mut pace = Pace::of(&self.store);
         loop {
+            pace.keep().await;
             let deliveries = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Ok(()),
                 deliveries = subscription.next(self.batch) => deliveries?,
             };
             backoff.reset();
+            if deliveries.len() == self.batch {
+                pace.hurry();
+            }
             let events: Vec<&Event> = distinct(&deliveries);
             if self.process(&events, &mut careful).await.is_err() {
                 return Ok(());

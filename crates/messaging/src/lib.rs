@@ -10,6 +10,7 @@ pub mod janitor;
 pub mod lease;
 pub mod migrations;
 pub mod outbox;
+pub mod pace;
 mod redrive;
 pub mod relay;
 pub mod rows;

@@ -13,6 +13,7 @@ use crate::{
     bus::{Bus, BusError},
     lease::Lease,
     outbox,
+    pace::Pace,
     signal::Topic,
     store::Store,
 };
@@ -53,10 +54,13 @@ async fn listen(store: Store, stop: CancellationToken) {
 async fn run(store: Store, bus: Arc<dyn Bus>, batch: usize, stop: CancellationToken) {
     let mut lease = Lease::new(&store, "relay");
     let mut backoff = Backoff::new(store.random());
+    let mut pace = Pace::of(&store);
     while !stop.is_cancelled() {
+        pace.keep().await;
         let pause = match relay(&store, bus.as_ref(), batch, &mut lease).await {
             Ok(true) => {
                 backoff.reset();
+                pace.hurry();
                 continue;
             }
             Ok(false) => {

@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
 
-use couponmesh_messaging::Store;
+use couponmesh_messaging::{Store, pace::Pace};
 use couponmesh_proto::notification::v1::NotificationSent;
 use couponmesh_runtime::{
     Context, backoff::Backoff, id::NotificationId, running::Running, wake::Wake,
@@ -61,9 +61,14 @@ pub(crate) fn start(
 
 impl Worker {
     async fn run(&self) {
+        let mut pace = Pace::of(&self.store);
         while !self.stop.is_cancelled() {
+            pace.keep().await;
             match self.round().await {
-                Ok(true) => continue,
+                Ok(true) => {
+                    pace.hurry();
+                    continue;
+                }
                 Ok(false) => {}
                 Err(error) => {
                     tracing::warn!(

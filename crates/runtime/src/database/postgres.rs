@@ -55,6 +55,8 @@ pub(super) async fn open(
                 ("enable_bitmapscan", "off".to_owned()),
                 ("enable_hashjoin", "off".to_owned()),
                 ("enable_mergejoin", "off".to_owned()),
+                // What is off counts as very dear, and dear statements would be compiled.
+                ("jit", "off".to_owned()),
             ])
         })
         .map_sqlx_postgres_pool_opts(move |pool| {
