@@ -60,6 +60,7 @@ lint: tools ## check format, clippy, documentation and the contract
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
 	cd proto && "$(TOOLS)/bin/buf" lint
+	PATH="$(TOOLS)/bin:$$PATH" scripts/contract
 
 bench: ## measure speed and size on this machine (minutes; docs/performance.md explains)
 	$(CARGO) build --release --locked -p couponmesh

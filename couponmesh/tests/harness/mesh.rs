@@ -34,6 +34,7 @@ pub(crate) struct Shut(Home);
 /// What outlives a restart.
 struct Home {
     backend: Backend,
+    clock: Clock,
     config: Config,
     faults: Faults,
     bus: BadBus,
@@ -88,6 +89,7 @@ impl Mesh {
         config.member.coupon_address = coupon_way.url();
         let home = Home {
             backend: Backend::new().await,
+            clock: Clock::system(),
             config,
             faults: Faults::none(),
             bus: BadBus::default(),
@@ -253,6 +255,11 @@ impl Shut {
         mesh
     }
 
+    /// Lets time pass before the mesh is opened again; there it stands still.
+    pub(crate) fn later(&mut self, by: Duration) {
+        self.0.clock = Clock::manual(self.0.clock.now().plus(by));
+    }
+
     /// Looks into a database, or changes it.
     pub(crate) async fn file(&self, service: &str) -> File {
         self.0.backend.file(service).await
@@ -272,7 +279,7 @@ impl Shut {
 impl Home {
     async fn open(self) -> Mesh {
         let sources = Sources {
-            clock: Clock::system(),
+            clock: self.clock.clone(),
             random: Random::from_os(),
             faults: self.faults.clone(),
         };

@@ -3,7 +3,10 @@
 use std::{
     io,
     sync::{Arc, Mutex},
+    time::Duration,
 };
+
+use couponmesh::config::Config;
 
 use couponmesh_runtime::telemetry;
 use tracing_subscriber::{
@@ -15,6 +18,7 @@ use tracing_subscriber::{
 use crate::harness::{
     Mesh,
     calls::{refused, registration},
+    eventually,
 };
 
 const EMAIL: &str = "zebulon.quux@example.com";
@@ -94,6 +98,34 @@ async fn address_and_name_are_never_logged_and_leave_with_the_member() {
         let line = log.lines().find(|line| line.contains(personal));
         assert_eq!(line, None);
     }
+}
+
+#[tokio::test]
+async fn after_the_retention_nothing_of_a_member_who_left_is_found_anywhere() {
+    let mesh = Mesh::start().await;
+    let request = couponmesh_proto::member::v1::RegisterMemberRequest {
+        display_name: NAME.to_owned(),
+        ..registration(EMAIL)
+    };
+    let member = mesh.try_register(request).await.unwrap();
+    mesh.joined(&member.member_id).await;
+    mesh.withdraw(&member.member_id).await;
+    mesh.settled().await;
+    assert!(!places_that_hold(&mesh, NAME).await.is_empty());
+
+    let mut shut = mesh.shut().await;
+    shut.later(Config::load(None).unwrap().messaging.retention + Duration::from_secs(60));
+    // Every service's janitor comes by when it starts, and the bus's, too.
+    let mesh = shut.open().await;
+    eventually("the name is gone", || async {
+        let places = places_that_hold(&mesh, NAME).await;
+        places.is_empty().then_some(()).ok_or(places.join(", "))
+    })
+    .await;
+    assert_eq!(places_that_hold(&mesh, EMAIL).await, [""; 0]);
+    // What became of the member is still known.
+    assert!(mesh.member(&member.member_id).await.coupon_cancelled);
+    mesh.shut().await.remove().await;
 }
 
 async fn places_that_hold(mesh: &Mesh, needle: &str) -> Vec<String> {
