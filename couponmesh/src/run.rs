@@ -104,6 +104,7 @@ pub(crate) async fn serve_until_told<E: Error + 'static>(
         }
     };
     greet(&node);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), address = %node.address(), "started");
     let never_reached = async {
         match stack.bus_reached().await {
             Ok(()) => std::future::pending().await,
@@ -114,14 +115,14 @@ pub(crate) async fn serve_until_told<E: Error + 'static>(
         () = stopping.told() => Ok(()),
         error = never_reached => Err(error.into()),
     };
-    tracing::info!("stopping");
+    tracing::info!("told to stop: running calls come to their end");
     let stopped = async {
         node.stop().await;
         stack.close().await;
     };
     // Whatever is cut off here is safe on the disk and goes on at the next start.
     tokio::select! {
-        () = stopped => {}
+        () = stopped => tracing::info!("stopped"),
         () = tokio::time::sleep(config.grpc.drain_timeout + BACKGROUND_TIMEOUT) => {
             tracing::warn!("background work did not end in time and was cut off");
         }

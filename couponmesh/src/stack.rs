@@ -254,7 +254,8 @@ pub async fn connect(config: &DatabaseConfig, service: &str) -> Result<Database,
             Ok(database) => return Ok(database),
             Err(source) => source,
         };
-        if Instant::now() + TRY_AGAIN > end {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
             let after = config.start_timeout;
             return Err(StackError::Unreachable { after, source });
         }
@@ -263,6 +264,6 @@ pub async fn connect(config: &DatabaseConfig, service: &str) -> Result<Database,
             error = &source as &dyn std::error::Error,
             "the database is not there yet (database.url)"
         );
-        sleep(TRY_AGAIN).await;
+        sleep(TRY_AGAIN.min(left)).await;
     }
 }

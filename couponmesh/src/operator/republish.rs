@@ -27,7 +27,9 @@ pub(super) async fn republish(store: &Store, args: &RepublishArgs) -> Result<(),
     let total = outbox::count_published(store.read(), span).await?;
     if total == 0 || args.dry_run {
         crate::print(&match total {
-            0 => format!("{service} published no event of that time that it still has\n"),
+            0 => format!(
+                "{service} has no published event of that time any more; what waits to be published is published anyway\n"
+            ),
             _ => format!(
                 "{} of {service} would be published again; nothing was done\n",
                 events(total)

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::store::Store;
 
 /// A registration reaches My Page in four steps, each of which may wait this long.
-const SHORTEST: Duration = Duration::from_millis(10);
+const SHORTEST: Duration = Duration::from_millis(20);
 
 /// Keeps one loop's pace.
 #[derive(Debug)]

@@ -25,7 +25,7 @@ use tracing_subscriber::{
 pub use self::traceparent::{
     TRACEPARENT_HEADER, child_of, is_traceparent, set_parent, traceparent_of,
 };
-use crate::config::{Problems, Validate};
+use crate::config::{Problems, Validate, serialize_url};
 
 /// How long the last spans may take to leave.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
@@ -42,6 +42,7 @@ pub struct TelemetryConfig {
     /// What to log: a level, or directives like `info,couponmesh_member=debug`.
     pub log_level: String,
     /// The collector's OTLP/gRPC address, like `http://otel-collector:4317`; empty for none.
+    #[serde(serialize_with = "serialize_url")]
     pub otlp_endpoint: String,
 }
 
@@ -157,10 +158,10 @@ pub fn init(config: &TelemetryConfig, service_name: &str) -> Result<Telemetry, T
 pub fn log_filter(
     log_level: &str,
 ) -> Result<impl Filter<Registry> + Send + Sync + 'static, ParseError> {
-    // One step further the bus's client logs whole events, which hold names, and its own password.
+    // Further on the bus's client logs its own password, and then whole events, which hold names.
     let discreet = Targets::new()
         .with_default(LevelFilter::TRACE)
-        .with_target("async_nats", LevelFilter::DEBUG);
+        .with_target("async_nats", LevelFilter::INFO);
     Ok(EnvFilter::builder().parse(log_level)?.and(discreet))
 }
 

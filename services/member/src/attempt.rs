@@ -45,7 +45,11 @@ impl Finisher {
         let tx = self.store.begin("member.complete").await?;
         complete(&tx, withdrawal, cancelled).await?;
         self.open_gate(&tx).await?;
-        tx.commit().await
+        tx.commit().await?;
+        if withdrawal.pending_reason.is_some() {
+            tracing::info!(withdrawal.id = %withdrawal.withdrawal_id, attempt = withdrawal.attempt_count, "paused withdrawal completed");
+        }
+        Ok(())
     }
 
     async fn pause(&self, withdrawal: &Model, refusal: &Refusal, probe: bool) -> Result<(), DbErr> {

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use couponmesh_runtime::config::{Problems, Validate};
+use couponmesh_runtime::config::{Problems, Validate, serialize_url};
 use serde::{Deserialize, Serialize};
 
 /// The member service's own settings. The keys are explained in `config.default.toml`.
@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields)]
 pub struct MemberConfig {
     /// Where CancelCoupon is called; empty means this process itself.
+    #[serde(serialize_with = "serialize_url")]
     pub coupon_address: String,
     /// How withdrawals are carried out.
     pub withdrawal: WithdrawalConfig,

@@ -15,7 +15,7 @@ use std::{
 };
 
 use async_nats::{
-    Client, ConnectOptions,
+    Client, ConnectOptions, Event as ConnectionEvent,
     jetstream::{
         self, Context,
         message::{AckKind, Acker},
@@ -42,7 +42,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const CLEAN_INTERVAL: Duration = Duration::from_secs(3_600);
 /// From this number on, events are published as one batch: the server syncs once for all of them, where it
 /// syncs for each alone. Fewer are not worth the batch's own cost. Measured: docs/performance.md.
-const BATCH_FROM: usize = 8;
+const BATCH_FROM: usize = 32;
 
 /// The bus of one replica. Cheap to clone.
 #[derive(Clone)]
@@ -177,7 +177,14 @@ impl NatsBus {
             .request_timeout(Some(TIMEOUT))
             .ping_interval(Duration::from_secs(10))
             .event_callback(|event| async move {
-                tracing::info!(%event, "bus connection");
+                match event {
+                    ConnectionEvent::Connected => tracing::info!("connected to the bus"),
+                    ConnectionEvent::Disconnected | ConnectionEvent::LameDuckMode => {
+                        tracing::warn!(%event, "the bus is not there; events wait in the outbox");
+                    }
+                    // At every attempt to come back, and of what is told elsewhere.
+                    other => tracing::debug!(event = %other, "bus connection"),
+                }
             });
         if !config.credentials_file.as_os_str().is_empty() {
             let read = options.credentials_file(&config.credentials_file).await;

@@ -26,7 +26,9 @@ pub enum MigrateError {
         is: &'static str,
     },
     /// It holds migrations of a newer release, and lacks some of this one.
-    #[error("it was migrated by another line of releases: {0} is missing in it")]
+    #[error(
+        "it is another service's database, or one of another line of releases (database.url): {0} is missing in it"
+    )]
     Diverged(String),
 }
 

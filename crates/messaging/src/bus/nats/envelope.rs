@@ -44,24 +44,27 @@ pub(super) fn headers(event: &Event) -> HeaderMap {
 /// A message without a proper envelope becomes an event of a type that no handler knows, and with an id
 /// that is the same whenever it is delivered: every consumer parks it once, where an operator finds it.
 pub(super) fn event(message: Message, sequence: u64) -> Event {
-    read(&message).unwrap_or_else(|| unreadable(message, sequence))
+    read(&message).unwrap_or_else(|wrong| unreadable(message, sequence, wrong))
 }
 
-fn read(message: &Message) -> Option<Event> {
-    let headers = message.headers.as_ref()?;
-    let text = |name: &str| headers.get(name).map(|value| value.as_str());
-    let event_type = text("ce-type")?;
-    if event_type != message.subject.as_str() {
-        return None;
-    }
-    let id = EventId::parse(text("ce-id")?)?;
-    let time: prost_types::Timestamp = text("ce-time")?.parse().ok()?;
-    Some(Event {
+/// The event, or the header that is missing or malformed.
+fn read(message: &Message) -> Result<Event, &'static str> {
+    let text = |name: &'static str| {
+        let headers = message.headers.as_ref();
+        let value = headers.and_then(|headers| headers.get(name));
+        value.map(|value| value.as_str())
+    };
+    let of_subject = |event_type: &&str| *event_type == message.subject.as_str();
+    let event_type = text("ce-type").filter(of_subject).ok_or("ce-type")?;
+    let id = text("ce-id").and_then(EventId::parse).ok_or("ce-id")?;
+    let time: Option<prost_types::Timestamp> = text("ce-time").and_then(|time| time.parse().ok());
+    let member_id = text("ce-subject").and_then(MemberId::parse);
+    Ok(Event {
         id,
         event_type: event_type.to_owned(),
-        source: text("ce-source")?.to_owned(),
-        member_id: MemberId::parse(text("ce-subject")?)?,
-        time: Timestamp::from(time),
+        source: text("ce-source").ok_or("ce-source")?.to_owned(),
+        member_id: member_id.ok_or("ce-subject")?,
+        time: Timestamp::from(time.ok_or("ce-time")?),
         context: Context {
             correlation_id: text("ce-correlationid")
                 .and_then(CorrelationId::parse)
@@ -73,7 +76,7 @@ fn read(message: &Message) -> Option<Event> {
     })
 }
 
-fn unreadable(message: Message, sequence: u64) -> Event {
+fn unreadable(message: Message, sequence: u64, wrong: &str) -> Event {
     let mut hash = Sha256::new();
     hash.update(sequence.to_be_bytes());
     hash.update(&message.payload);
@@ -82,7 +85,10 @@ fn unreadable(message: Message, sequence: u64) -> Event {
     let id = uuid::Builder::from_custom_bytes(bytes).into_uuid();
     Event {
         id: EventId(id),
-        event_type: format!("unreadable:{}", message.subject),
+        event_type: format!(
+            "unreadable:{} (message {sequence} of the stream: {wrong} is missing or malformed)",
+            message.subject
+        ),
         source: "unknown".to_owned(),
         member_id: MemberId(Uuid::nil()),
         time: Timestamp::default(),
@@ -172,10 +178,9 @@ mod tests {
         mislabelled.insert("ce-type", "couponmesh.member.v1.MemberWithdrawn");
         for headers in [None, Some(torn), Some(mislabelled)] {
             let read = || super::event(message(&event, headers.clone()), 9);
-            assert_eq!(
-                read().event_type,
-                "unreadable:couponmesh.member.v1.MemberRegistered"
-            );
+            let told =
+                "unreadable:couponmesh.member.v1.MemberRegistered (message 9 of the stream: ce-";
+            assert!(read().event_type.starts_with(told), "{}", read().event_type);
             assert_eq!(read(), read());
             assert_ne!(
                 read().id,
