@@ -1,13 +1,13 @@
 //! Rows and events that are new, and commit together without a look at what is there.
 
 use couponmesh_runtime::{
-    Context, Random, Timestamp,
+    Context, Random, Timestamp, database,
     id::{EventId, MemberId},
 };
 use prost::{Message, Name};
 use sea_orm::{
-    ActiveModelTrait, ConnectionTrait as _, DbBackend, DbErr, EntityTrait,
-    sea_query::{CommonTableExpression, InsertStatement, WithClause},
+    ActiveModelTrait, ConnectionTrait as _, DbBackend, DbErr, EntityTrait, RuntimeErr, SqlxError,
+    sea_query::{CommonTableExpression, Expr, InsertStatement, OnConflict, Query, WithClause},
 };
 use uuid::Uuid;
 
@@ -21,13 +21,14 @@ use crate::{
 ///
 /// On PostgreSQL all of it is one statement, and so one round trip and one commit, where a
 /// [`Transaction`] needs one for each statement and two more. What must be unique has to be so in the
-/// schema: a violation fails the whole batch, and nothing of it happened.
+/// schema: a conflict undoes the whole batch.
 #[derive(Debug)]
 pub struct Batch {
     store: Store,
     scope: &'static str,
     now: Timestamp,
-    inserts: Vec<InsertStatement>,
+    /// How many rows, and the statements that insert them.
+    inserts: Vec<(usize, Vec<InsertStatement>)>,
     events: Vec<Event>,
 }
 
@@ -65,7 +66,9 @@ impl Batch {
         A: ActiveModelTrait<Entity = E> + Send,
     {
         let backend = self.store.read().get_database_backend();
-        self.inserts.extend(rows::statements::<E, A>(backend, rows));
+        let count = rows.len();
+        self.inserts
+            .push((count, rows::statements::<E, A>(backend, rows)));
     }
 
     /// Publishes `message` about `member_id`.
@@ -81,48 +84,85 @@ impl Batch {
         self.events.push(event);
     }
 
-    /// Commits all of it.
+    /// Commits all of it. False, and nothing of it happened, when something that has to be unique is there
+    /// already: on PostgreSQL that is no violation, whose values its server would write to its log.
     ///
     /// # Errors
     /// As [`Transaction::commit`].
-    pub async fn commit(mut self) -> Result<(), DbErr> {
+    pub async fn commit(mut self) -> Result<bool, DbErr> {
         let faults = self.store.faults();
         if self.store.read().get_database_backend() != DbBackend::Postgres
             || faults.sabotaged("outbox.in_transaction")
         {
-            return self.commit_one_by_one().await;
+            return match self.commit_one_by_one().await {
+                Err(error) if database::is_unique_violation(&error) => Ok(false),
+                committed => committed.map(|()| true),
+            };
         }
         faults.step(self.scope, "begin")?;
         let publishes = !self.events.is_empty();
+        let events = std::mem::take(&mut self.events);
         self.inserts
-            .extend(outbox::statements(std::mem::take(&mut self.events)));
-        let Some(last) = self.inserts.pop() else {
-            return Ok(());
-        };
-        let mut others = WithClause::new();
-        for (index, insert) in self.inserts.drain(..).enumerate() {
-            others.cte(
-                CommonTableExpression::new()
-                    .table_name(format!("insert{index}"))
+            .push((events.len(), outbox::statements(events)));
+        let mut parts = WithClause::new();
+        let (mut names, mut wanted) = (Vec::new(), 0);
+        for (rows, inserts) in self.inserts.drain(..) {
+            for mut insert in inserts {
+                let name = format!("insert{}", names.len());
+                insert
+                    .on_conflict(OnConflict::new().do_nothing().to_owned())
+                    .returning(Query::returning().expr(Expr::val(1)));
+                let part = CommonTableExpression::new()
+                    .table_name(name.clone())
                     .query(insert)
-                    .to_owned(),
-            );
+                    .to_owned();
+                parts.cte(part);
+                names.push(format!("(SELECT count(*) FROM \"{name}\")"));
+                wanted += rows;
+            }
+        }
+        if names.is_empty() {
+            return Ok(true);
         }
         faults.step(self.scope, "commit")?;
-        self.store.database().execute(&last.with(others)).await?;
+        // All or nothing: dividing by zero undoes the whole statement.
+        let inserted = names.join(" + ");
+        let all = format!("1 / (CASE WHEN {inserted} = {wanted} THEN 1 ELSE 0 END)");
+        let all_or_nothing = Query::select().expr(Expr::cust(all)).to_owned();
+        match self
+            .store
+            .database()
+            .execute(&all_or_nothing.with(parts))
+            .await
+        {
+            Err(error) if is_division_by_zero(&error) => return Ok(false),
+            executed => executed?,
+        }
         faults.step(self.scope, "committed")?;
         if publishes {
             self.store.wake_relay();
         }
-        Ok(())
+        Ok(true)
     }
 
     async fn commit_one_by_one(self) -> Result<(), DbErr> {
         let tx: Transaction = self.store.begin(self.scope).await?;
-        for insert in &self.inserts {
+        for insert in self.inserts.iter().flat_map(|(_, inserts)| inserts) {
             tx.execute(insert).await?;
         }
         tx.append_all(self.events);
         tx.commit().await
+    }
+}
+
+fn is_division_by_zero(error: &DbErr) -> bool {
+    /// PostgreSQL's code for it.
+    const DIVISION_BY_ZERO: &str = "22012";
+    match error {
+        DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error)) => {
+            matches!(error.as_ref(), SqlxError::Database(error)
+                if error.code().as_deref() == Some(DIVISION_BY_ZERO))
+        }
+        _ => false,
     }
 }

@@ -107,7 +107,8 @@ pub(crate) fn open_ids(consumer: &'static str) -> SelectStatement {
 }
 
 fn shortened(error: &str) -> String {
-    error[..error.floor_char_boundary(MAX_ERROR)].to_owned()
+    // PostgreSQL takes every character but this one.
+    error[..error.floor_char_boundary(MAX_ERROR)].replace('\0', "?")
 }
 
 /// Stores `event` as a dead letter; one that is there already is opened again.

@@ -18,6 +18,9 @@ use crate::store::Store;
 /// How long a dead holder keeps others waiting.
 const TERM: Duration = Duration::from_secs(10);
 
+/// How soon a replica that does not have it asks for it again.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
 /// Who holds what.
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
 #[sea_orm(table_name = "leases")]
@@ -41,6 +44,8 @@ pub(crate) struct Lease {
     store: Store,
     name: &'static str,
     held_until: Option<Timestamp>,
+    /// Another has it: it is not asked for again before. Asking costs a commit.
+    ask_again: Option<Timestamp>,
 }
 
 impl Lease {
@@ -49,6 +54,7 @@ impl Lease {
             store: store.clone(),
             name,
             held_until: None,
+            ask_again: None,
         }
     }
 
@@ -58,6 +64,9 @@ impl Lease {
         // Renewed at half its term, so that a slow renewal does not lose it.
         if self.held_until.is_some_and(|end| end.since(now) > TERM / 2) {
             return Ok(true);
+        }
+        if self.ask_again.is_some_and(|time| now < time) {
+            return Ok(false);
         }
         let end = now.plus(TERM);
         let tx = self.store.begin("lease").await?;
@@ -79,6 +88,7 @@ impl Lease {
         .await?;
         tx.commit().await?;
         self.held_until = (taken > 0).then_some(end);
+        self.ask_again = (taken == 0).then_some(now.plus(ASK_AGAIN));
         Ok(taken > 0)
     }
 

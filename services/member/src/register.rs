@@ -32,6 +32,9 @@ const MAX_WAITING: usize = 4_096;
 /// each failed commit costs as much as a good one.
 const WARY: usize = 64;
 
+/// How often it is looked who was first.
+const LOOKS: usize = 3;
+
 /// A registration, checked.
 #[derive(Clone, Debug)]
 pub struct Registration {
@@ -111,7 +114,8 @@ async fn commit(store: &Store, batch: Vec<Waiting>, wary: &mut usize) {
         .map(|waiting| (waiting.registration, waiting.answer))
         .unzip();
     let results = match insist(store, &registrations, wary).await {
-        Ok(results) => results,
+        Ok(Some(results)) => results,
+        Ok(None) => alone(store, &registrations).await,
         Err(error) if error::may_be_one_requests_fault(&error) => {
             alone(store, &registrations).await
         }
@@ -124,17 +128,17 @@ async fn commit(store: &Store, batch: Vec<Waiting>, wary: &mut usize) {
 }
 
 /// Registers all, most often without a look at what is there: nearly every caller is new, and for the others
-/// the database's own uniqueness says so.
+/// the database's own uniqueness says so. None when someone else was first.
 async fn insist(
     store: &Store,
     registrations: &[Registration],
     wary: &mut usize,
-) -> Result<Vec<Answer>, Error> {
+) -> Result<Option<Vec<Answer>>, Error> {
     if *wary == 0 {
-        match together(store, registrations, Known::default()).await {
-            Err(Error::Storage(error)) if database::is_unique_violation(&error) => *wary = WARY,
-            registered => return registered,
+        if let Some(results) = together(store, registrations, Known::default()).await? {
+            return Ok(Some(results));
         }
+        *wary = WARY;
     }
     *wary -= 1;
     together(
@@ -145,32 +149,43 @@ async fn insist(
     .await
 }
 
-/// Registers each in a transaction of its own.
+/// Registers each in a commit of its own.
 async fn alone(store: &Store, registrations: &[Registration]) -> Vec<Answer> {
-    let mut results = Vec::with_capacity(registrations.len());
+    let mut results: Vec<Answer> = Vec::with_capacity(registrations.len());
     for registration in registrations {
-        let one = std::slice::from_ref(registration);
-        let look_and_register = async || together(store, one, Known::look(store, one).await?).await;
-        let registered = match look_and_register().await {
-            // Another replica took the address or the request id after we looked. It has committed, or there
-            // would be no violation, so a second look finds it.
-            Err(Error::Storage(error)) if database::is_unique_violation(&error) => {
-                look_and_register().await
-            }
-            registered => registered,
-        };
-        let answer = registered.map(|mut answers| answers.pop());
-        results.push(answer.and_then(|answer| answer.unwrap_or(Err(Error::Overloaded))));
+        // An outage is everyone's: those who wait behind need not find out one by one.
+        if let Some(Err(Error::Storage(error))) = results.last()
+            && database::is_transient(error)
+        {
+            results.push(Err(Error::Storage(error.clone())));
+            continue;
+        }
+        results.push(one(store, registration).await);
     }
     results
 }
 
-/// Registers all in one commit; an answer for each, or one error for all when it did not commit.
+async fn one(store: &Store, registration: &Registration) -> Answer {
+    let one = std::slice::from_ref(registration);
+    // Another replica may take the address or the request id after we looked. It has committed, or there would
+    // be no conflict, so a second look finds it.
+    for _ in 0..LOOKS {
+        let known = Known::look(store, one).await?;
+        if let Some(mut answers) = together(store, one, known).await? {
+            return answers.pop().unwrap_or(Err(Error::Overloaded));
+        }
+    }
+    // Taken and freed again at every look.
+    Err(Error::Overloaded)
+}
+
+/// Registers all in one commit; an answer for each, or one error for all when it did not commit. None when
+/// someone else was first with an address or a request id.
 async fn together(
     store: &Store,
     registrations: &[Registration],
     known: Known,
-) -> Result<Vec<Answer>, Error> {
+) -> Result<Option<Vec<Answer>>, Error> {
     let Known {
         mut taken,
         mut requests,
@@ -217,8 +232,7 @@ async fn together(
     batch.insert::<members::Entity, _>(new_members.collect());
     let new_requests = new_requests.into_iter().map(|(_, row)| row).collect();
     batch.insert::<requests::Entity, _>(new_requests);
-    batch.commit().await?;
-    Ok(results)
+    Ok(batch.commit().await?.then_some(results))
 }
 
 fn new_member(batch: &Batch, registration: &Registration) -> Model {

@@ -6,7 +6,7 @@ use couponmesh_runtime::{
 };
 use sea_orm::{
     Condition, ConnectionTrait, DbErr, FromQueryResult, PaginatorTrait as _, QueryOrder,
-    QuerySelect, Select, entity::prelude::*,
+    QuerySelect, Select, entity::prelude::*, sea_query::LikeExpr,
 };
 
 use super::{Column, Entity, Model};
@@ -24,6 +24,18 @@ pub struct Filter {
     pub parked_before: Option<Timestamp>,
 }
 
+/// `text` in a pattern that it matches as it is.
+fn literally(text: &str) -> String {
+    let mut pattern = String::with_capacity(text.len());
+    for character in text.chars() {
+        if matches!(character, '%' | '_' | '\\') {
+            pattern.push('\\');
+        }
+        pattern.push(character);
+    }
+    pattern
+}
+
 impl Filter {
     fn condition(&self) -> Condition {
         let of_type = self.event_type.as_ref().map(|name| {
@@ -31,7 +43,8 @@ impl Filter {
             if name.contains('.') {
                 full
             } else {
-                full.add(Column::EventType.ends_with(format!(".{name}")))
+                let last_part = LikeExpr::new(format!("%.{}", literally(name))).escape('\\');
+                full.add(Column::EventType.like(last_part))
             }
         });
         Condition::all()

@@ -4,6 +4,7 @@ use async_nats::{HeaderMap, Message, header::NATS_MESSAGE_ID};
 use couponmesh_runtime::{
     Context, CorrelationId, Timestamp,
     id::{EventId, MemberId},
+    telemetry,
 };
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
@@ -11,6 +12,8 @@ use uuid::Uuid;
 use crate::event::Event;
 
 const SPEC_VERSION: &str = "1.0";
+/// Characters of a name.
+const MAX_NAME: usize = 128;
 const CONTENT_TYPE: &str = "application/protobuf";
 
 /// The headers of `event`. `Nats-Msg-Id` lets the server drop what is published twice within minutes.
@@ -59,10 +62,11 @@ fn read(message: &Message) -> Result<Event, &'static str> {
     let id = text("ce-id").and_then(EventId::parse).ok_or("ce-id")?;
     let time: Option<prost_types::Timestamp> = text("ce-time").and_then(|time| time.parse().ok());
     let member_id = text("ce-subject").and_then(MemberId::parse);
+    let source = text("ce-source").filter(|source| is_name(source));
     Ok(Event {
         id,
         event_type: event_type.to_owned(),
-        source: text("ce-source").ok_or("ce-source")?.to_owned(),
+        source: source.ok_or("ce-source")?.to_owned(),
         member_id: member_id.ok_or("ce-subject")?,
         time: Timestamp::from(time.ok_or("ce-time")?),
         context: Context {
@@ -70,10 +74,30 @@ fn read(message: &Message) -> Result<Event, &'static str> {
                 .and_then(CorrelationId::parse)
                 .unwrap_or_else(|| CorrelationId::from(id.0)),
             causation_id: text("ce-causationid").and_then(|id| id.parse().ok()),
-            traceparent: text("ce-traceparent").map(str::to_owned),
+            traceparent: text("ce-traceparent")
+                .filter(|text| telemetry::is_traceparent(text))
+                .map(str::to_owned),
         },
         payload: message.payload.to_vec(),
     })
+}
+
+/// Whether a text can stand in any row: what anybody may publish must not be what no database takes, or it
+/// could neither be handled nor parked.
+fn is_name(text: &str) -> bool {
+    (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// The beginning of `text`, with a question mark for what is no visible ASCII.
+fn printable(text: &str) -> String {
+    let visible = |character: char| {
+        if character.is_ascii_graphic() {
+            character
+        } else {
+            '?'
+        }
+    };
+    text.chars().take(MAX_NAME).map(visible).collect()
 }
 
 fn unreadable(message: Message, sequence: u64, wrong: &str) -> Event {
@@ -87,7 +111,7 @@ fn unreadable(message: Message, sequence: u64, wrong: &str) -> Event {
         id: EventId(id),
         event_type: format!(
             "unreadable:{} (message {sequence} of the stream: {wrong} is missing or malformed)",
-            message.subject
+            printable(&message.subject)
         ),
         source: "unknown".to_owned(),
         member_id: MemberId(Uuid::nil()),
@@ -176,7 +200,9 @@ mod tests {
         torn.insert("ce-id", "no id");
         let mut mislabelled = headers(&event);
         mislabelled.insert("ce-type", "couponmesh.member.v1.MemberWithdrawn");
-        for headers in [None, Some(torn), Some(mislabelled)] {
+        let mut unprintable = headers(&event);
+        unprintable.insert("ce-source", "a\0b");
+        for headers in [None, Some(torn), Some(mislabelled), Some(unprintable)] {
             let read = || super::event(message(&event, headers.clone()), 9);
             let told =
                 "unreadable:couponmesh.member.v1.MemberRegistered (message 9 of the stream: ce-";

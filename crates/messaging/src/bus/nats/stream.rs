@@ -5,7 +5,10 @@ use std::time::Duration;
 use async_nats::jetstream::{
     Context,
     context::{CreateStreamError, GetStreamError, GetStreamErrorKind},
-    stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType, Stream},
+    stream::{
+        Config, DiscardPolicy, Info, RawMessageError, RawMessageErrorKind, RetentionPolicy,
+        StorageType, Stream,
+    },
 };
 use couponmesh_runtime::Timestamp;
 
@@ -142,8 +145,9 @@ pub(super) async fn purge(
         let middle = first + (end - first) / 2;
         let is_old = match stream.get_raw_message(middle).await {
             Ok(message) => micros(message.time.unix_timestamp_nanos()) < before.0,
-            // Deleted by hand.
-            Err(_) => true,
+            // Deleted by hand. Any other error says nothing of its age.
+            Err(error) if is_no_message(&error) => true,
+            Err(error) => return Err(error.into()),
         };
         if is_old {
             first = middle + 1;
@@ -159,6 +163,15 @@ pub(super) async fn purge(
         );
     }
     Ok(())
+}
+
+fn is_no_message(error: &RawMessageError) -> bool {
+    /// JetStream's code for it.
+    const NO_MESSAGE_FOUND: u64 = 10_037;
+    match error.kind() {
+        RawMessageErrorKind::JetStream(error) => error.error_code().0 == NO_MESSAGE_FOUND,
+        _ => false,
+    }
 }
 
 fn micros(nanos: i128) -> i64 {
@@ -177,6 +190,7 @@ macro_rules! bus_errors {
 
 bus_errors!(
     GetStreamError,
+    RawMessageError,
     CreateStreamError,
     async_nats::jetstream::stream::PurgeError,
     async_nats::jetstream::stream::ConsumerError,

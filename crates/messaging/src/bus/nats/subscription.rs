@@ -68,14 +68,16 @@ impl NatsSubscription {
     /// The event in `message`; none when it is not of our types. During an upgrade a newer replica may have
     /// asked for more types than this one knows.
     async fn take(&mut self, message: Message) -> Result<Option<Delivery>, BusError> {
-        let sequence = message
+        let info = message
             .info()
-            .map_err(|error| BusError(error.to_string().into()))?
-            .stream_sequence;
+            .map_err(|error| BusError(error.to_string().into()))?;
+        let (sequence, delivered) = (info.stream_sequence, info.delivered);
         let (message, acker) = message.split();
         if !self.types.contains(&message.subject.as_str()) {
+            // Longer each time: after a rollback there may be nobody who knows it.
+            let times = u32::try_from(delivered).unwrap_or(1).clamp(1, 120);
             acker
-                .ack_with(AckKind::Nak(Some(LEAVE_TO_OTHERS)))
+                .ack_with(AckKind::Nak(Some(LEAVE_TO_OTHERS * times)))
                 .await
                 .map_err(BusError)?;
             return Ok(None);
