@@ -2,7 +2,7 @@
 //!
 //! On PostgreSQL and NATS a batch costs round trips and syncs whatever its size. Without a pace, a load that
 //! comes evenly is handled in batches of one or two until the machine has no more to give, and only then do
-//! they grow. So a batch that was not full is followed by the next no sooner than [`SHORTEST`] after its begin;
+//! they grow. So a batch that was not full is followed by the next no sooner than 20 ms after its begin;
 //! the first after a rest is not held up at all.
 
 use std::time::Duration;
