@@ -28,7 +28,7 @@ pub(super) async fn republish(store: &Store, args: &RepublishArgs) -> Result<(),
     if total == 0 || args.dry_run {
         crate::print(&match total {
             0 => format!(
-                "{service} has no published event of that time any more; what waits to be published is published anyway\n"
+                "{service} has published no event of that time that it still has; what waits to be published is published anyway\n"
             ),
             _ => format!(
                 "{} of {service} would be published again; nothing was done\n",

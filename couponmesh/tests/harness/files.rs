@@ -24,7 +24,12 @@ impl File {
 
     pub(super) async fn connect(url: &str) -> Self {
         let mut options = ConnectOptions::new(url);
-        options.max_connections(1).sqlx_logging(false);
+        options
+            .max_connections(1)
+            .sqlx_logging(false)
+            // The pool's own keeper of lifetimes may spin for good (sqlx 0.9).
+            .idle_timeout(None::<std::time::Duration>)
+            .max_lifetime(None::<std::time::Duration>);
         Self(Database::connect(options).await.unwrap())
     }
 

@@ -22,6 +22,8 @@ const FRESH: Duration = Duration::from_secs(1);
 /// How long that may take: after a failover every resting connection may be one that the network forgot, and a
 /// caller must get past several of them in the time that it waits for one.
 const TRY_TIMEOUT: Duration = Duration::from_secs(1);
+/// A connection that is older is closed: servers move, and roles and primaries change.
+const LIFETIME: Duration = Duration::from_secs(1_800);
 /// How long a connection may take to show that it is in order when it is given back.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -61,28 +63,36 @@ pub(super) async fn open(
         })
         .map_sqlx_postgres_pool_opts(move |pool| {
             let bound = bound.clone();
-            pool.before_acquire(|connection, meta| {
-                Box::pin(async move {
-                    if meta.idle_for > FRESH {
-                        tokio::time::timeout(TRY_TIMEOUT, connection.ping())
-                            .await
-                            .map_err(|_| Error::PoolTimedOut)??;
-                    }
-                    Ok(true)
+            pool
+                // The pool's own keeper of these two counts idle connections with a race, and may spin for good
+                // (sqlx 0.9). Age is looked at below instead.
+                .idle_timeout(None)
+                .max_lifetime(None)
+                .before_acquire(|connection, meta| {
+                    Box::pin(async move {
+                        if meta.age > LIFETIME {
+                            return Ok(false);
+                        }
+                        if meta.idle_for > FRESH {
+                            tokio::time::timeout(TRY_TIMEOUT, connection.ping())
+                                .await
+                                .map_err(|_| Error::PoolTimedOut)??;
+                        }
+                        Ok(true)
+                    })
                 })
-            })
-            // A statement that was given up leaves its answer on the way, for which the pool would wait without end.
-            .after_release(move |connection, _| {
-                let suspicious = bound.is_suspicious();
-                Box::pin(async move {
-                    if suspicious {
-                        tokio::time::timeout(CHECK_TIMEOUT, connection.ping())
-                            .await
-                            .map_err(|_| Error::PoolTimedOut)??;
-                    }
-                    Ok(true)
+                // A statement that was given up leaves its answer on the way, for which the pool would wait without end.
+                .after_release(move |connection, _| {
+                    let suspicious = bound.is_suspicious();
+                    Box::pin(async move {
+                        if suspicious {
+                            tokio::time::timeout(CHECK_TIMEOUT, connection.ping())
+                                .await
+                                .map_err(|_| Error::PoolTimedOut)??;
+                        }
+                        Ok(true)
+                    })
                 })
-            })
         });
     SeaOrm::connect(options).await
 }
