@@ -85,7 +85,7 @@ fn read(message: &Message) -> Result<Event, &'static str> {
 /// Whether a text can stand in any row: what anybody may publish must not be what no database takes, or it
 /// could neither be handled nor parked.
 fn is_name(text: &str) -> bool {
-    (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+    (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
 /// The beginning of `text`, with a question mark for what is no visible ASCII.
