@@ -74,8 +74,8 @@ impl NatsSubscription {
         let (sequence, delivered) = (info.stream_sequence, info.delivered);
         let (message, acker) = message.split();
         if !self.types.contains(&message.subject.as_str()) {
-            // Longer each time: after a rollback there may be nobody who knows it.
-            let times = u32::try_from(delivered).unwrap_or(1).clamp(1, 120);
+            // Much longer after a minute: after a rollback there may be nobody who knows it.
+            let times = if delivered < 12 { 1 } else { 60 };
             acker
                 .ack_with(AckKind::Nak(Some(LEAVE_TO_OTHERS * times)))
                 .await
