@@ -10,6 +10,8 @@ TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 TOOLS := $(abspath $(TARGET))/tools
 # Where `make up` keeps data and logs. PostgreSQL's user has to get there, which it does not under /root.
 UP_DIR ?= /var/tmp/couponmesh-up
+# For tests of two releases together: the binary of the one before this, which is built unless it is given.
+FIND_PREVIOUS := previous=$${COUPONMESH_TEST_PREVIOUS:-$$(scripts/previous "$(TARGET)/previous")}
 
 help: ## print this help
 	@awk 'BEGIN { FS = ":.*## " } \
@@ -39,7 +41,8 @@ test: ## run every test
 	$(CARGO) test --locked --workspace
 
 test-full: deps tools ## run every test on PostgreSQL and NATS
-	PATH="$(TOOLS)/bin:$$PATH" scripts/with-postgres env COUPONMESH_TEST_STACK=servers \
+	$(FIND_PREVIOUS); \
+	  PATH="$(TOOLS)/bin:$$PATH" scripts/with-postgres env COUPONMESH_TEST_STACK=servers COUPONMESH_TEST_PREVIOUS="$$previous" \
 	  $(CARGO) test --locked --workspace
 
 up-test: deps ## test make up and make down, in a directory of their own
@@ -48,7 +51,8 @@ up-test: deps ## test make up and make down, in a directory of their own
 	PATH="$(TOOLS)/bin:$$PATH" scripts/up-test "$(TARGET)/debug/couponmesh"
 
 soak: deps tools ## let PostgreSQL, NATS, networks and replicas fail under load (a quarter of an hour)
-	PATH="$(TOOLS)/bin:$$PATH" scripts/with-postgres env COUPONMESH_TEST_STACK=servers COUPONMESH_SOAK=1 \
+	$(FIND_PREVIOUS); \
+	  PATH="$(TOOLS)/bin:$$PATH" scripts/with-postgres env COUPONMESH_TEST_STACK=servers COUPONMESH_TEST_PREVIOUS="$$previous" COUPONMESH_SOAK=1 \
 	  $(CARGO) test --locked -p couponmesh --test faults -- --test-threads 1 --nocapture
 
 tour: tools ## run the README's grpcurl tour and compare what it prints

@@ -1,6 +1,7 @@
 //! Callers that insist: they call again, under the same request id, until they have an answer.
 
 use std::{
+    collections::HashMap,
     future::Future,
     net::SocketAddr,
     sync::{
@@ -47,6 +48,8 @@ pub(crate) struct Diary {
     withdrawn: AtomicUsize,
     refused: AtomicUsize,
     slowest: Mutex<Duration>,
+    /// Calls that each replica answered.
+    answers: Mutex<HashMap<SocketAddr, usize>>,
 }
 
 impl Diary {
@@ -68,6 +71,16 @@ impl Diary {
     /// The longest that a single call took, whatever became of it.
     pub(crate) fn slowest(&self) -> Duration {
         *self.slowest.lock().unwrap()
+    }
+
+    /// Calls that the replica at `address` answered.
+    pub(crate) fn answered_by(&self, address: SocketAddr) -> usize {
+        let answers = self.answers.lock().unwrap();
+        answers.get(&address).copied().unwrap_or_default()
+    }
+
+    fn answered(&self, address: SocketAddr) {
+        *self.answers.lock().unwrap().entry(address).or_default() += 1;
     }
 
     fn took(&self, time: Duration) {
@@ -95,6 +108,8 @@ pub(crate) struct Caller {
     patience: Duration,
     /// One in so many members leaves; none at 0.
     leavers: usize,
+    /// Goes to any replica with each member, and not to the same as long as it is there.
+    roams: bool,
     /// The connection that is in use; given up when a call on it fails.
     connection: Option<(SocketAddr, Channel)>,
 }
@@ -110,6 +125,7 @@ impl Caller {
             pace: PACE,
             patience: PATIENCE,
             leavers: 4,
+            roams: false,
             connection: None,
         }
     }
@@ -138,6 +154,12 @@ impl Caller {
         self
     }
 
+    /// Goes to any replica with each member.
+    pub(crate) fn roaming(mut self) -> Self {
+        self.roams = true;
+        self
+    }
+
     /// Registers members until it is time to go home.
     pub(crate) async fn keep_calling(mut self, home: CancellationToken) -> Vec<Acknowledged> {
         let mut acknowledged = Vec::new();
@@ -145,6 +167,9 @@ impl Caller {
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !home.is_cancelled() {
             pace.tick().await;
+            if self.roams {
+                self.connection = None;
+            }
             let email = format!("{}-{}@example.com", self.name, acknowledged.len());
             let member = self.register(&email).await;
             self.diary.registered.fetch_add(1, Ordering::Relaxed);
@@ -193,12 +218,15 @@ impl Caller {
         call: impl Fn(MemberServiceClient<Channel>) -> F,
     ) -> T {
         loop {
-            let connection = self.connection().await;
+            let (address, connection) = self.connection().await;
             let begin = Instant::now();
             let outcome = call(MemberServiceClient::new(connection)).await;
             self.diary.took(begin.elapsed());
             match outcome {
-                Ok(answer) => return answer,
+                Ok(answer) => {
+                    self.diary.answered(address);
+                    return answer;
+                }
                 Err(refused) => assert!(is_outage(&refused), "{refused:?}"),
             }
             self.diary.refused.fetch_add(1, Ordering::Relaxed);
@@ -209,18 +237,18 @@ impl Caller {
     }
 
     /// To any replica that is there, and then to the same as long as it is.
-    async fn connection(&mut self) -> Channel {
+    async fn connection(&mut self) -> (SocketAddr, Channel) {
         let there = self.whereabouts.wait_for(|there| !there.is_empty()).await;
         let there = there.unwrap().clone();
         if let Some((address, channel)) = &self.connection
             && there.contains(address)
         {
-            return channel.clone();
+            return (*address, channel.clone());
         }
         let address = there[self.random.below(there.len())];
         let channel = patient_channel(address, self.patience);
         self.connection = Some((address, channel.clone()));
-        channel
+        (address, channel)
     }
 }
 

@@ -88,6 +88,12 @@ impl Call {
         self
     }
 
+    /// Calls another build than the one that is tested.
+    pub(crate) fn built_as(mut self, binary: &Path) -> Self {
+        *self.program.last_mut().unwrap() = binary.to_str().unwrap().to_owned();
+        self
+    }
+
     /// Lets `program` start the binary, e.g. under limits.
     pub(crate) fn under(mut self, program: &[&str]) -> Self {
         let outer = program.iter().map(|&text| text.to_owned());

@@ -1,6 +1,7 @@
 //! Callers, and what they were promised.
 
 use std::{
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -76,6 +77,19 @@ impl Load {
         let wanted = self.diary.registered() + more;
         eventually_within(PATIENCE, "registrations go on", async || {
             (self.diary.registered() >= wanted).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until each of `replicas` answered `more` calls from now on.
+    pub(crate) async fn is_answered_by(&self, replicas: &[SocketAddr], more: usize) {
+        let answered = |&replica: &SocketAddr| self.diary.answered_by(replica);
+        let before: Vec<usize> = replicas.iter().map(answered).collect();
+        eventually_within(PATIENCE, "every replica answers", async || {
+            let mut answers = replicas.iter().map(answered).zip(&before);
+            answers
+                .all(|(now, before)| now >= before + more)
+                .then_some(())
         })
         .await;
     }

@@ -29,6 +29,7 @@ mod networks;
 mod outage;
 mod production;
 mod readiness;
+mod releases;
 mod replicas;
 mod settings;
 mod soak;

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{SocketAddr, ToSocketAddrs as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -154,8 +154,17 @@ impl Production {
 
     /// Starts replicas that do not run, all at once, and waits until each listens.
     pub(crate) async fn start_all(&mut self, all: &[(ServiceName, usize)]) {
+        self.start_each(all, |call| call).await;
+    }
+
+    /// The same with another build than the one that is tested.
+    pub(crate) async fn start_all_of(&mut self, binary: &Path, all: &[(ServiceName, usize)]) {
+        self.start_each(all, |call| call.built_as(binary)).await;
+    }
+
+    async fn start_each(&mut self, all: &[(ServiceName, usize)], shaped: impl Fn(Call) -> Call) {
         let starts = all.iter().map(|&(service, number)| {
-            let call = self.call(service, number);
+            let call = shaped(self.call(service, number));
             async move {
                 let (process, address) = call.start().await;
                 ((service, number), Replica { process, address })
