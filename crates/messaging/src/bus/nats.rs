@@ -10,12 +10,12 @@ mod stream;
 mod subscription;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
 use async_nats::{
-    Client, ConnectOptions, Event as ConnectionEvent,
+    ConnectOptions, Event as ConnectionEvent,
     jetstream::{
         self, Context,
         message::{AckKind, Acker},
@@ -27,7 +27,7 @@ use bytes::Bytes;
 use couponmesh_runtime::{Clock, running::Running};
 use futures::future::try_join_all;
 use serde::Deserialize;
-use tokio::{sync::watch, time::Instant};
+use tokio::sync::watch;
 
 pub use self::config::NatsConfig;
 use self::{stream::Found, subscription::NatsSubscription};
@@ -52,11 +52,12 @@ struct Inner {
     config: NatsConfig,
     batch: usize,
     name: String,
-    client: watch::Sender<Option<Client>>,
+    /// The connection, once it was made, with what keeps count of publications under way.
+    context: OnceLock<Context>,
     /// The stream as it was found; none while it has to be looked for.
     stream: Mutex<Option<Stream>>,
     /// When the stream that this replica found last was made; none while it has found none.
-    met: Mutex<Option<i128>>,
+    met: watch::Sender<Option<i128>>,
     running: Running,
 }
 
@@ -80,9 +81,9 @@ impl NatsBus {
             config: config.clone(),
             batch: messaging.batch,
             name: name.to_owned(),
-            client: watch::Sender::new(None),
+            context: OnceLock::new(),
             stream: Mutex::default(),
-            met: Mutex::default(),
+            met: watch::Sender::new(None),
             running: Running::new(),
         }));
         let connecting = bus.clone();
@@ -103,23 +104,23 @@ impl NatsBus {
     /// # Errors
     /// When it was not within the configured time.
     pub async fn reached(&self) -> Result<(), NeverReached> {
-        let end = Instant::now() + self.0.config.start_timeout;
-        while self.met().is_none() {
-            if Instant::now() >= end {
-                return Err(NeverReached(self.0.config.start_timeout));
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        Ok(())
+        let patience = self.0.config.start_timeout;
+        let met = tokio::time::timeout(patience, self.meet()).await;
+        met.map_err(|_| NeverReached(patience))
+    }
+
+    /// Waits until the stream was found once, however long that takes.
+    async fn meet(&self) {
+        // The sender lives as long as this.
+        let _ = self.0.met.subscribe().wait_for(Option::is_some).await;
     }
 
     /// Ends the connection.
     pub async fn close(&self) {
         self.0.running.stop().await;
-        let client = self.0.client.borrow().clone();
-        if let Some(client) = client {
+        if let Ok(js) = self.context() {
             // What was acknowledged or given back last is on its way.
-            let _ = tokio::time::timeout(TIMEOUT, client.drain()).await;
+            let _ = tokio::time::timeout(TIMEOUT, js.client().drain()).await;
         }
     }
 
@@ -133,8 +134,7 @@ impl NatsBus {
         clock: &Clock,
         retention: Duration,
     ) -> Result<(), BusError> {
-        let js = self.context()?;
-        stream::purge(&js, consumers, clock.now().minus(retention)).await
+        stream::purge(self.context()?, consumers, clock.now().minus(retention)).await
     }
 
     fn batch(&self) -> usize {
@@ -146,9 +146,9 @@ impl NatsBus {
         let stop = self.0.running.stopping();
         while !stop.is_cancelled() {
             let reached = async {
-                if self.0.client.borrow().is_none() {
-                    let client = self.try_connect().await?;
-                    self.0.client.send_replace(Some(client));
+                if self.0.context.get().is_none() {
+                    let context = self.try_connect().await?;
+                    self.0.context.get_or_init(|| context);
                 }
                 self.stream().await
             };
@@ -166,7 +166,7 @@ impl NatsBus {
         }
     }
 
-    async fn try_connect(&self) -> Result<Client, BusError> {
+    async fn try_connect(&self) -> Result<Context, BusError> {
         let config = &self.0.config;
         let addresses = config
             .addresses()
@@ -194,27 +194,20 @@ impl NatsBus {
             options = options.add_root_certificates(config.tls_ca_file.clone());
         }
         let connected = options.connect(addresses).await;
-        connected.map_err(|error| BusError(Box::new(error)))
-    }
-
-    fn client(&self) -> Result<Client, BusError> {
-        let client = self.0.client.borrow().clone();
-        client.ok_or_else(|| BusError("not connected".into()))
-    }
-
-    fn context(&self) -> Result<Context, BusError> {
+        let client = connected.map_err(|error| BusError(Box::new(error)))?;
         let context = jetstream::ContextBuilder::new()
             .timeout(TIMEOUT)
             .ack_timeout(TIMEOUT);
-        Ok(context.build(self.client()?))
+        Ok(context.build(client))
+    }
+
+    fn context(&self) -> Result<&Context, BusError> {
+        let context = self.0.context.get();
+        context.ok_or_else(|| BusError("not connected".into()))
     }
 
     fn known_stream(&self) -> std::sync::MutexGuard<'_, Option<Stream>> {
         self.0.stream.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn met(&self) -> std::sync::MutexGuard<'_, Option<i128>> {
-        self.0.met.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The stream may be gone: look for it before it is used again.
@@ -226,9 +219,9 @@ impl NatsBus {
         if let Some(stream) = &*self.known_stream() {
             return Ok(stream.clone());
         }
-        let Found { stream, made } = stream::find_or_make(&self.context()?, &self.0.config).await?;
+        let Found { stream, made } = stream::find_or_make(self.context()?, &self.0.config).await?;
         let created = stream.cached_info().created.unix_timestamp_nanos();
-        let before = self.met().replace(created);
+        let before = self.0.met.send_replace(Some(created));
         match before {
             Some(before) if before == created => {}
             // Whoever made it anew: often a replica that started meanwhile and knows of no loss.
@@ -249,7 +242,7 @@ impl NatsBus {
 
     /// As one batch, which the server takes as a whole or not at all.
     async fn publish_batch(&self, events: &[Event]) -> Result<(), BusError> {
-        let client = self.client()?;
+        let client = self.context()?.client();
         let batch = events
             .first()
             .map(|event| event.id.to_string())
@@ -297,9 +290,12 @@ impl NatsBus {
         retention: Duration,
     ) {
         let stop = self.0.running.stopping();
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.meet() => {}
+        }
         while !stop.is_cancelled() {
-            let reached = self.met().is_some();
-            if reached && let Err(error) = self.clean(consumers, clock, retention).await {
+            if let Err(error) = self.clean(consumers, clock, retention).await {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "stream clean-up failed; it is tried again"
@@ -307,7 +303,7 @@ impl NatsBus {
             }
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = tokio::time::sleep(if reached { CLEAN_INTERVAL } else { TRY_AGAIN }) => {}
+                () = tokio::time::sleep(CLEAN_INTERVAL) => {}
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::{
-    Context,
+    Context, ErrorCode,
     context::{CreateStreamError, GetStreamError, GetStreamErrorKind},
     stream::{
         Config, DiscardPolicy, Info, RawMessageError, RawMessageErrorKind, RetentionPolicy,
@@ -64,60 +64,32 @@ pub(super) async fn find_or_make(js: &Context, config: &NatsConfig) -> Result<Fo
 }
 
 fn is_missing(error: &GetStreamError) -> bool {
-    /// JetStream's code for it.
-    const STREAM_NOT_FOUND: u64 = 10_059;
-    match error.kind() {
-        GetStreamErrorKind::JetStream(error) => error.error_code().0 == STREAM_NOT_FOUND,
-        _ => false,
-    }
+    matches!(error.kind(), GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
 /// Where the stream's settings differ from what is configured, a line each. They are reported and left as
 /// they are: an operator may have had a reason.
 pub(super) fn drift(info: &Info, config: &NatsConfig) -> Vec<String> {
-    let (is, wanted) = (&info.config, wanted(config));
-    let mut drift = Vec::new();
-    let mut compare = |setting: &str, is: String, wanted: String| {
-        if is != wanted {
-            drift.push(format!("{setting} is {is}, not {wanted}"));
-        }
-    };
-    compare(
-        "subjects",
-        format!("{:?}", is.subjects),
-        format!("{:?}", wanted.subjects),
-    );
-    compare(
-        "retention",
-        format!("{:?}", is.retention),
-        format!("{:?}", wanted.retention),
-    );
-    compare(
-        "storage",
-        format!("{:?}", is.storage),
-        format!("{:?}", wanted.storage),
-    );
-    compare(
-        "discard",
-        format!("{:?}", is.discard),
-        format!("{:?}", wanted.discard),
-    );
-    compare(
-        "max_age",
-        format!("{:?}", is.max_age),
-        format!("{:?}", wanted.max_age),
-    );
-    compare(
-        "max_bytes",
-        is.max_bytes.to_string(),
-        wanted.max_bytes.to_string(),
-    );
-    compare(
-        "replicas",
-        is.num_replicas.to_string(),
-        wanted.num_replicas.to_string(),
-    );
-    drift
+    let compared = settings(&info.config)
+        .into_iter()
+        .zip(settings(&wanted(config)));
+    compared
+        .filter(|((_, is), (_, wanted))| is != wanted)
+        .map(|((setting, is), (_, wanted))| format!("{setting} is {is}, not {wanted}"))
+        .collect()
+}
+
+/// What has to be as configured, each by its name.
+fn settings(config: &Config) -> [(&'static str, String); 7] {
+    [
+        ("subjects", format!("{:?}", config.subjects)),
+        ("retention", format!("{:?}", config.retention)),
+        ("storage", format!("{:?}", config.storage)),
+        ("discard", format!("{:?}", config.discard)),
+        ("max_age", format!("{:?}", config.max_age)),
+        ("max_bytes", config.max_bytes.to_string()),
+        ("replicas", config.num_replicas.to_string()),
+    ]
 }
 
 /// Deletes messages from before `before` that each of `consumers` is past; nothing while one of them has
@@ -166,12 +138,7 @@ pub(super) async fn purge(
 }
 
 fn is_no_message(error: &RawMessageError) -> bool {
-    /// JetStream's code for it.
-    const NO_MESSAGE_FOUND: u64 = 10_037;
-    match error.kind() {
-        RawMessageErrorKind::JetStream(error) => error.error_code().0 == NO_MESSAGE_FOUND,
-        _ => false,
-    }
+    matches!(error.kind(), RawMessageErrorKind::JetStream(error) if error.error_code() == ErrorCode::NO_MESSAGE_FOUND)
 }
 
 fn micros(nanos: i128) -> i64 {
