@@ -1,9 +1,12 @@
 //! `dlq drop`: gives dead letters up.
 
 use couponmesh_messaging::{Store, dead_letter::operate};
-use couponmesh_runtime::id::{EventId, MemberId};
 
-use super::{args::ActArgs, list::letters, select::Selection, table::plain};
+use super::{
+    args::ActArgs,
+    list::{letters, say},
+    select::Selection,
+};
 use crate::run::BoxError;
 
 pub(super) async fn discard(store: &Store, args: &ActArgs) -> Result<(), BoxError> {
@@ -39,9 +42,4 @@ pub(super) async fn discard(store: &Store, args: &ActArgs) -> Result<(), BoxErro
         (_, false) => format!("{letters} dropped; {service} never handles the events\n"),
     });
     Ok(())
-}
-
-fn say(what: &str, id: EventId, event_type: &str, member: MemberId) {
-    let event_type = plain(event_type);
-    crate::print(&format!("{what:<18}{id}  {event_type}  member {member}\n"));
 }

@@ -4,7 +4,10 @@ use couponmesh_messaging::{
     Store,
     dead_letter::query::{self, Summary},
 };
-use couponmesh_runtime::Timestamp;
+use couponmesh_runtime::{
+    Timestamp,
+    id::{EventId, MemberId},
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -57,6 +60,12 @@ pub(super) fn letters_at(count: u64, service: &str) -> String {
 pub(super) fn letters(count: u64) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{count} dead letter{plural}")
+}
+
+/// What becomes of one letter, on a line.
+pub(super) fn say(what: &str, id: EventId, event_type: &str, member: MemberId) {
+    let event_type = plain(event_type);
+    crate::print(&format!("{what:<18}{id}  {event_type}  member {member}\n"));
 }
 
 pub(super) fn state(redrive: Option<Timestamp>, close: Option<Timestamp>) -> &'static str {

@@ -2,7 +2,11 @@
 
 use couponmesh_messaging::{Store, dead_letter::operate};
 
-use super::{args::ActArgs, list::letters, select::Selection, table::plain};
+use super::{
+    args::ActArgs,
+    list::{letters, say},
+    select::Selection,
+};
 use crate::run::BoxError;
 
 pub(super) async fn redrive(store: &Store, args: &ActArgs) -> Result<(), BoxError> {
@@ -29,9 +33,7 @@ pub(super) async fn redrive(store: &Store, args: &ActArgs) -> Result<(), BoxErro
                 (None, false) => "to be redriven",
             };
             count += u64::from(letter.redrive_time.is_none());
-            let (id, event_type, member) =
-                (letter.event_id, plain(&letter.event_type), letter.member_id);
-            crate::print(&format!("{what:<18}{id}  {event_type}  member {member}\n"));
+            say(what, letter.event_id, &letter.event_type, letter.member_id);
         }
     }
     let letters = letters(count);

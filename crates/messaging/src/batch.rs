@@ -1,12 +1,12 @@
 //! Rows and events that are new, and commit together without a look at what is there.
 
 use couponmesh_runtime::{
-    Context, Random, Timestamp, database,
+    Context, Timestamp, database,
     id::{EventId, MemberId},
 };
 use prost::{Message, Name};
 use sea_orm::{
-    ActiveModelTrait, ConnectionTrait as _, DbBackend, DbErr, EntityTrait, RuntimeErr, SqlxError,
+    ActiveModelTrait, ConnectionTrait as _, DbBackend, DbErr, EntityTrait,
     sea_query::{CommonTableExpression, Expr, InsertStatement, OnConflict, Query, WithClause},
 };
 use uuid::Uuid;
@@ -52,11 +52,7 @@ impl Batch {
     /// A new id: later ones sort later.
     #[must_use]
     pub fn new_id(&self) -> Uuid {
-        self.random().uuid_v7(self.now)
-    }
-
-    fn random(&self) -> &Random {
-        self.store.random()
+        self.store.random().uuid_v7(self.now)
     }
 
     /// Inserts `rows`.
@@ -158,11 +154,5 @@ impl Batch {
 fn is_division_by_zero(error: &DbErr) -> bool {
     /// PostgreSQL's code for it.
     const DIVISION_BY_ZERO: &str = "22012";
-    match error {
-        DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error)) => {
-            matches!(error.as_ref(), SqlxError::Database(error)
-                if error.code().as_deref() == Some(DIVISION_BY_ZERO))
-        }
-        _ => false,
-    }
+    database::code_of(error).as_deref() == Some(DIVISION_BY_ZERO)
 }

@@ -94,6 +94,17 @@ pub(super) fn open(consumer: &str) -> Select<Entity> {
         .filter(Column::CloseTime.is_null())
 }
 
+/// Whether `letters` are any.
+pub(super) async fn any(db: &impl ConnectionTrait, letters: Select<Entity>) -> Result<bool, DbErr> {
+    let id: Option<EventId> = letters
+        .select_only()
+        .column(Column::EventId)
+        .into_tuple()
+        .one(db)
+        .await?;
+    Ok(id.is_some())
+}
+
 /// The letters that are not closed, the oldest first.
 ///
 /// # Errors

@@ -7,7 +7,11 @@ use sea_orm::{
     sea_query::{ExprTrait as _, LockBehavior, LockType},
 };
 
-use super::{Column, Entity, Model, query::open, shortened};
+use super::{
+    Column, Entity, Model,
+    query::{self, open},
+    shortened,
+};
 
 fn flagged(consumer: &str) -> Select<Entity> {
     open(consumer).filter(Column::RedriveTime.is_not_null())
@@ -15,13 +19,7 @@ fn flagged(consumer: &str) -> Select<Entity> {
 
 /// Whether any letter is asked for.
 pub(crate) async fn any(db: &impl ConnectionTrait, consumer: &str) -> Result<bool, DbErr> {
-    let id: Option<EventId> = flagged(consumer)
-        .select_only()
-        .column(Column::EventId)
-        .into_tuple()
-        .one(db)
-        .await?;
-    Ok(id.is_some())
+    query::any(db, flagged(consumer)).await
 }
 
 /// Takes the letter that was asked for first, for as long as the transaction lasts; none that another

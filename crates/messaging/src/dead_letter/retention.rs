@@ -1,13 +1,17 @@
 //! When dead letters go away: they hold names, which nothing keeps for ever.
 
-use couponmesh_runtime::{Timestamp, id::EventId};
+use couponmesh_runtime::Timestamp;
 use sea_orm::{
     ConnectionTrait, DbErr, QueryOrder, QuerySelect, Select,
     entity::prelude::*,
     sea_query::{LockBehavior, LockType},
 };
 
-use super::{Column, Entity, Model, operate::delete, query::open};
+use super::{
+    Column, Entity, Model,
+    operate::delete,
+    query::{any, open},
+};
 
 fn closed(consumer: &str, before: Timestamp) -> Select<Entity> {
     Entity::find()
@@ -20,16 +24,6 @@ fn expired(consumer: &str, before: Timestamp) -> Select<Entity> {
     open(consumer)
         .filter(Column::ParkTime.lt(before))
         .filter(Column::RedriveTime.is_null())
-}
-
-async fn any(db: &impl ConnectionTrait, letters: Select<Entity>) -> Result<bool, DbErr> {
-    let id: Option<EventId> = letters
-        .select_only()
-        .column(Column::EventId)
-        .into_tuple()
-        .one(db)
-        .await?;
-    Ok(id.is_some())
 }
 
 /// Takes some of `letters` away. Replicas' janitors do not wait for each other.

@@ -1,5 +1,7 @@
 //! Telling an outage from a bug.
 
+use std::borrow::Cow;
+
 use sea_orm::{ConnAcquireErr, DbErr, RuntimeErr, SqlxError};
 use tonic::Status;
 
@@ -14,19 +16,29 @@ pub fn is_transient(error: &DbErr) -> bool {
         DbErr::RecordNotUpdated
         | DbErr::ConnectionAcquire(ConnAcquireErr::Timeout | ConnAcquireErr::ConnectionClosed)
         | DbErr::Conn(_) => true,
-        DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error)) => {
-            match error.as_ref() {
+        DbErr::Exec(RuntimeErr::SqlxError(inner)) | DbErr::Query(RuntimeErr::SqlxError(inner)) => {
+            match inner.as_ref() {
                 SqlxError::Io(_)
                 | SqlxError::Tls(_)
                 | SqlxError::Protocol(_)
                 | SqlxError::PoolTimedOut
                 | SqlxError::PoolClosed
                 | SqlxError::WorkerCrashed => true,
-                SqlxError::Database(error) => error.code().is_some_and(|code| is_outage(&code)),
-                _ => false,
+                _ => code_of(error).is_some_and(|code| is_outage(&code)),
             }
         }
         _ => false,
+    }
+}
+
+/// The code under which the database itself refused a statement; none when something else went wrong.
+#[must_use]
+pub fn code_of(error: &DbErr) -> Option<Cow<'_, str>> {
+    match error {
+        DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error)) => {
+            error.as_database_error()?.code()
+        }
+        _ => None,
     }
 }
 
@@ -81,6 +93,7 @@ mod tests {
     fn outages_are_told_from_bugs_by_code() {
         for outage in [
             "5", "13", "778", "08006", "28P01", "3D000", "40P01", "42501", "57P01", "53300",
+            "25006",
         ] {
             assert!(is_outage(outage), "{outage}");
         }
