@@ -6,13 +6,16 @@ use std::{
 };
 
 use couponmesh::node::ServiceName;
+use sea_orm::ConnectionTrait as _;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
 use crate::{
     binary::process::{channel, eventually},
+    load::Load,
     production::{Plan, Production},
+    soak::say,
     way::Mode,
 };
 
@@ -33,15 +36,16 @@ async fn probe(address: SocketAddr) -> [ServingStatus; 3] {
     told
 }
 
+const READY: [ServingStatus; 3] = [ServingStatus::Serving; 3];
+const UNREADY: [ServingStatus; 3] = [
+    ServingStatus::NotServing,
+    ServingStatus::NotServing,
+    // A restart would not bring the database back.
+    ServingStatus::Serving,
+];
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_its_own_database_makes_a_service_unready() {
-    const READY: [ServingStatus; 3] = [ServingStatus::Serving; 3];
-    const UNREADY: [ServingStatus; 3] = [
-        ServingStatus::NotServing,
-        ServingStatus::NotServing,
-        // A restart would not bring the database back.
-        ServingStatus::Serving,
-    ];
     if !couponmesh_testbed::on_servers() {
         return;
     }
@@ -74,4 +78,48 @@ async fn only_its_own_database_makes_a_service_unready() {
         assert_eq!(probe(address).await, READY, "without bus and coupon");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+async fn set_read_only(server: &str, value: &str) {
+    let operator = sea_orm::Database::connect(server).await.unwrap();
+    let set = format!("ALTER SYSTEM SET default_transaction_read_only = {value}");
+    operator.execute_unprepared(&set).await.unwrap();
+    let reload = "SELECT pg_reload_conf()";
+    operator.execute_unprepared(reload).await.unwrap();
+    operator.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn databases_that_take_no_writes_make_services_unready_and_park_nothing() {
+    const TEST: &str = "read-only databases";
+    /// How often a consumer meets it: more often than an event's own failure would be forgiven.
+    const TIMES: usize = 6;
+    if !couponmesh_testbed::on_servers() {
+        return;
+    }
+    let production = Production::start(Plan::replicas(1).own_postgres()).await;
+    let server = production.postgres.as_ref().unwrap().url();
+    let [address] = production.addresses(ServiceName::Member)[..] else {
+        panic!("one replica");
+    };
+    let load = Load::begin(TEST, &production, 2, |caller| caller);
+    load.goes_on(20).await;
+    set_read_only(&server, "on").await;
+    eventually("unready", async || {
+        (probe(address).await == UNREADY).then_some(())
+    })
+    .await;
+    // What coupon was at is at hand, and cannot be handled.
+    let waits = "consumer waits for the database";
+    production.logs(ServiceName::Coupon, waits, 0, TIMES).await;
+    set_read_only(&server, "off").await;
+    eventually("ready again", async || {
+        (probe(address).await == READY).then_some(())
+    })
+    .await;
+    load.goes_on(20).await;
+    let acknowledged = load.go_home().await;
+    // Which finds no dead letter.
+    let took = production.auditor().await.check(&acknowledged).await;
+    say(TEST, &format!("at rest after {took:.1?}"));
 }

@@ -1,6 +1,6 @@
-//! Whether a database can be reached, for readiness.
+//! Whether a database can be reached and written to, for readiness.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use sea_orm::ConnectionTrait as _;
 use tokio::{
@@ -8,7 +8,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::Database;
+use super::{Database, Reader, postgres};
 use crate::running::Running;
 
 /// How often it is asked.
@@ -20,7 +20,67 @@ const FAILURES: u32 = 3;
 /// Answers in a row until it counts as back.
 const ANSWERS: u32 = 2;
 
-/// Watches `database` as long as `running` runs: true while it can be reached, as it is taken to be at first.
+/// What a database is like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// It answers and takes writes.
+    Well,
+    /// It answers and takes none: a standby, or one that was told so, e.g. because its disk is full.
+    ReadOnly,
+    /// No answer.
+    Away,
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Well => "the database can be reached and written to",
+            Self::ReadOnly => "the database takes no writes",
+            Self::Away => "the database cannot be reached",
+        })
+    }
+}
+
+/// One who asks a database how it is.
+pub struct Probe(Asked);
+
+enum Asked {
+    File(Reader),
+    /// On a connection of its own: that callers hold every other one is no outage.
+    Server(postgres::Own),
+}
+
+impl Probe {
+    /// One who asks `database`.
+    #[must_use]
+    pub fn new(database: &Database) -> Self {
+        Self(match database.postgres() {
+            Some(pool) => Asked::Server(postgres::Own::new(pool)),
+            None => Asked::File(database.read().clone()),
+        })
+    }
+
+    /// Asks. An answer that takes long is none.
+    pub async fn ask(&mut self) -> Health {
+        match &mut self.0 {
+            Asked::File(reader) => {
+                let asked = reader.execute_unprepared("SELECT 1");
+                match timeout(TIMEOUT, asked).await {
+                    Ok(Ok(_)) => Health::Well,
+                    _ => Health::Away,
+                }
+            }
+            Asked::Server(own) => match timeout(TIMEOUT, own.takes_writes()).await {
+                Ok(Ok(true)) => Health::Well,
+                Ok(Ok(false)) => Health::ReadOnly,
+                _ => Health::Away,
+            },
+        }
+    }
+}
+
+/// Watches `database` as long as `running` runs: true while it can be reached and written to, as it is taken to
+/// be at first.
 #[must_use]
 pub fn watch(database: &Database, running: &Running) -> watch::Receiver<bool> {
     let (state, watched) = watch::channel(true);
@@ -39,16 +99,16 @@ pub fn watch(database: &Database, running: &Running) -> watch::Receiver<bool> {
 }
 
 async fn follow(database: &Database, state: &watch::Sender<bool>) {
-    let mut hysteresis = Hysteresis::default();
+    let (mut probe, mut hysteresis) = (Probe::new(database), Hysteresis::default());
     loop {
-        let answers = answers(database).await;
-        let is_there = *state.borrow();
-        let now = hysteresis.next(is_there, answers);
-        if now != is_there {
+        let health = probe.ask().await;
+        let is_well = *state.borrow();
+        let now = hysteresis.next(is_well, health == Health::Well);
+        if now != is_well {
             if now {
-                tracing::info!("the database can be reached again: ready");
+                tracing::info!("{health} again: ready");
             } else {
-                tracing::error!("the database cannot be reached: not ready");
+                tracing::error!("{health}: not ready");
             }
             state.send_replace(now);
         }
@@ -56,28 +116,23 @@ async fn follow(database: &Database, state: &watch::Sender<bool>) {
     }
 }
 
-async fn answers(database: &Database) -> bool {
-    let asked = database.read().execute_unprepared("SELECT 1");
-    matches!(timeout(TIMEOUT, asked).await, Ok(Ok(_)))
-}
-
 /// Counts what speaks against the present state.
 #[derive(Default)]
 struct Hysteresis(u32);
 
 impl Hysteresis {
-    fn next(&mut self, is_there: bool, answers: bool) -> bool {
-        if answers == is_there {
+    fn next(&mut self, is_well: bool, answer: bool) -> bool {
+        if answer == is_well {
             self.0 = 0;
-            return is_there;
+            return is_well;
         }
         self.0 += 1;
-        let needed = if is_there { FAILURES } else { ANSWERS };
+        let needed = if is_well { FAILURES } else { ANSWERS };
         if self.0 < needed {
-            return is_there;
+            return is_well;
         }
         self.0 = 0;
-        answers
+        answer
     }
 }
 

@@ -1,12 +1,14 @@
 //! PostgreSQL: one pool of connections.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures::TryFutureExt as _;
 use sea_orm::{
     ConnectOptions, ConnectionTrait as _, Database as SeaOrm, DatabaseConnection,
     DatabaseTransaction, DbErr, RuntimeErr,
-    sqlx::{Connection as _, Error, PgConnection, postgres::PgConnectOptions},
+    sqlx::{
+        Connection as _, Error, PgConnection, PgPool, postgres::PgConnectOptions, query_scalar,
+    },
 };
 
 use super::{
@@ -106,6 +108,38 @@ async fn knock(config: &DatabaseConfig) -> Result<(), DbErr> {
     };
     let connect = connect.map_err(|error| DbErr::Conn(RuntimeErr::SqlxError(error.into())));
     within(Some(&Bound::new(config.acquire_timeout)), connect).await
+}
+
+/// A connection beside the pool, made when it is first used.
+pub(super) struct Own {
+    options: Arc<PgConnectOptions>,
+    connection: Option<PgConnection>,
+}
+
+impl Own {
+    /// To the same database.
+    pub(super) fn new(pool: &PgPool) -> Self {
+        Self {
+            options: pool.connect_options(),
+            connection: None,
+        }
+    }
+
+    /// Whether the server takes writes.
+    pub(super) async fn takes_writes(&mut self) -> Result<bool, Error> {
+        // Not put back when anything is wrong, or when this is given up: the next one may lead to another server.
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => PgConnection::connect_with(&self.options).await?,
+        };
+        let asked =
+            "SELECT NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off'";
+        let takes_writes = query_scalar(asked).fetch_one(&mut connection).await?;
+        if takes_writes {
+            self.connection = Some(connection);
+        }
+        Ok(takes_writes)
+    }
 }
 
 /// Waits until no other replica migrates, and lets a migration take its time.
