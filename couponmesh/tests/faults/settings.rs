@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use couponmesh_testbed::{Databases, Nats, PostgresServer};
-use sea_orm::{ConnectionTrait as _, Database};
+use sea_orm::{ConnectionTrait as _, Database, TransactionTrait as _};
 
 use crate::binary::process::{Call, Finished};
 
@@ -103,6 +103,37 @@ async fn a_bus_that_is_not_there_is_tried_for_a_while_and_named() {
         async move { gives_up(call, meanwhile, &["bus.url", "within 5s"]).await }
     });
     futures::future::join_all(cases).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_does_not_come_to_an_end_with_migrating_is_waited_for_and_named() {
+    if !couponmesh_testbed::on_servers() {
+        return;
+    }
+    let databases = Databases::create(&["coupon"]).await;
+    let url = databases.url("coupon");
+    let hangs = Database::connect(&url)
+        .await
+        .unwrap()
+        .begin()
+        .await
+        .unwrap();
+    let lock = "SELECT pg_advisory_xact_lock(7305804402)";
+    hangs.execute_unprepared(lock).await.unwrap();
+    let nats = Nats::start();
+    let meanwhile = "waiting for another process to migrate the database";
+    let last = ["coupon database", "database.start_timeout"];
+    let migrate = Call::new(&["migrate", "coupon"])
+        .set("DATABASE__URL", &url)
+        .set("DATABASE__START_TIMEOUT", "5s");
+    tokio::join!(
+        gives_up(serve("coupon", &url, &nats.url()), meanwhile, &last),
+        gives_up(migrate.clone(), meanwhile, &last),
+    );
+    // As soon as the lock is there it goes on by itself.
+    drop(hangs);
+    let migrated = migrate.finish().await;
+    assert!(migrated.status.success(), "{migrated:?}");
 }
 
 #[tokio::test]

@@ -7,12 +7,13 @@ mod outage;
 mod postgres;
 mod sqlite;
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use sea_orm::{
     ConnectionTrait as _, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
     SqliteTransactionMode, StatementBuilder, TransactionOptions, TransactionTrait, sqlx::PgPool,
 };
+use tokio::time::Instant;
 
 use self::bounded::Bound;
 pub use self::{
@@ -32,7 +33,12 @@ pub struct Database {
     read: Reader,
     /// How long a statement may take before its connection is given up; none for a local file.
     bound: Option<Bound>,
+    /// How long another process may keep this one from starting; none does with a file.
+    start_timeout: Duration,
 }
+
+/// How often it is said that another process migrates.
+const SAY_AGAIN: Duration = Duration::from_secs(3);
 
 /// PostgreSQL does not care for SQLite's mode.
 const WRITES: TransactionOptions = TransactionOptions {
@@ -53,6 +59,7 @@ impl Database {
             write,
             read,
             bound: None,
+            start_timeout: Duration::ZERO,
         })
     }
 
@@ -66,7 +73,12 @@ impl Database {
         let write = postgres::open(config, application, bound.clone()).await?;
         let bound = Some(bound);
         let read = Reader::new(write.clone(), bound.clone());
-        Ok(Self { write, read, bound })
+        Ok(Self {
+            write,
+            read,
+            bound,
+            start_timeout: config.start_timeout,
+        })
     }
 
     /// Begins a transaction that writes.
@@ -99,16 +111,26 @@ impl Database {
     }
 
     /// Begins a transaction that changes the schema, however long that takes. One at a time, also among
-    /// replicas: the others wait.
+    /// replicas: the others wait. None when another was at it for as long as a database may be away at the
+    /// start.
     ///
     /// # Errors
     /// When no connection is to be had.
-    pub async fn begin_migration(&self) -> Result<DatabaseTransaction, DbErr> {
-        let tx = self.write.begin_with_options(WRITES).await?;
-        if self.postgres().is_some() {
-            postgres::lock_for_migration(&tx).await?;
+    pub async fn begin_migration(&self) -> Result<Option<DatabaseTransaction>, DbErr> {
+        let end = Instant::now() + self.start_timeout;
+        loop {
+            let tx = self.write.begin_with_options(WRITES).await?;
+            let left = end.saturating_duration_since(Instant::now());
+            if self.postgres().is_none()
+                || postgres::lock_for_migration(&tx, left.min(SAY_AGAIN)).await?
+            {
+                return Ok(Some(tx));
+            }
+            if left <= SAY_AGAIN {
+                return Ok(None);
+            }
+            tracing::warn!("waiting for another process to migrate the database");
         }
-        Ok(tx)
     }
 
     /// The connections to PostgreSQL, for what no other database has; none on SQLite.

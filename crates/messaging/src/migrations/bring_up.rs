@@ -17,6 +17,11 @@ pub enum MigrateError {
     /// It refused.
     #[error(transparent)]
     Storage(#[from] DbErr),
+    /// Another process is at it, or hangs in it.
+    #[error(
+        "another process was migrating it for all of database.start_timeout; let it finish, or end it"
+    )]
+    Busy,
     /// A newer release has changed it beyond what this one understands.
     #[error("it needs couponmesh {needs} or newer, and this is {is}; run the newer release")]
     TooOld {
@@ -38,7 +43,8 @@ pub enum MigrateError {
 /// # Errors
 /// See [`MigrateError`].
 pub async fn bring_up<M: MigratorTrait>(database: &Database) -> Result<(), MigrateError> {
-    let tx = database.begin_migration().await?;
+    let begun = database.begin_migration().await?;
+    let tx = begun.ok_or(MigrateError::Busy)?;
     let applied: HashSet<String> = M::get_migration_models(&tx)
         .await?
         .into_iter()

@@ -14,6 +14,7 @@ use sea_orm::{
 use super::{
     DatabaseConfig,
     bounded::{Bound, within},
+    code_of,
 };
 
 /// How much longer than the server's own timeout an answer is waited for.
@@ -142,16 +143,30 @@ impl Own {
     }
 }
 
-/// Waits until no other replica migrates, and lets a migration take its time.
-pub(super) async fn lock_for_migration(tx: &DatabaseTransaction) -> Result<(), DbErr> {
+/// Takes the right to migrate for as long as `tx` lasts, and lets a migration take its time. False, and `tx` is of
+/// no use any more, when another process had it for all of `patience`.
+pub(super) async fn lock_for_migration(
+    tx: &DatabaseTransaction,
+    patience: Duration,
+) -> Result<bool, DbErr> {
+    /// PostgreSQL's code of a lock that was waited for in vain.
+    const LOCK_NOT_AVAILABLE: &str = "55P03";
     tx.execute_unprepared("SET LOCAL statement_timeout = 0")
         .await?;
     tx.execute_unprepared("SET LOCAL idle_in_transaction_session_timeout = 0")
         .await?;
-    // Released with the transaction, however it ends. The number is this project's own and arbitrary.
-    tx.execute_unprepared("SELECT pg_advisory_xact_lock(7305804402)")
+    // None would be no bound.
+    let patience = millis(patience.max(Duration::from_millis(1)));
+    tx.execute_unprepared(&format!("SET LOCAL lock_timeout = {patience}"))
         .await?;
-    Ok(())
+    // Released with the transaction, however it ends. The number is this project's own and arbitrary.
+    let lock = "SELECT pg_advisory_xact_lock(7305804402)";
+    match tx.execute_unprepared(lock).await {
+        Err(error) if code_of(&error).as_deref() == Some(LOCK_NOT_AVAILABLE) => return Ok(false),
+        locked => locked?,
+    };
+    tx.execute_unprepared("SET LOCAL lock_timeout = 0").await?;
+    Ok(true)
 }
 
 pub(super) fn parse(url: &str) -> Result<PgConnectOptions, Error> {
