@@ -6,7 +6,7 @@ use couponmesh_runtime::{
 };
 use sea_orm::{
     ActiveValue::Set,
-    ConnectionTrait, DbErr, FromQueryResult, QueryOrder, QuerySelect,
+    Condition, ConnectionTrait, DbErr, FromQueryResult, QueryOrder, QuerySelect,
     entity::prelude::*,
     sea_query::{ExprTrait as _, OnConflict},
 };
@@ -172,11 +172,12 @@ pub(crate) async fn park_for_good(
     Ok(())
 }
 
-/// The oldest marks, with when they were made. Not those of open dead letters: as long as an event may be
-/// handled by a redrive, no late delivery may handle it, too.
-pub(crate) async fn oldest(
+/// The oldest marks after that of `after`, with when the events were dealt with. Not those of open dead letters:
+/// as long as an event may be handled by a redrive, no late delivery may handle it, too.
+pub(crate) async fn oldest_after(
     db: &impl ConnectionTrait,
     consumer: &'static str,
+    after: Option<EventId>,
     limit: u64,
 ) -> Result<Vec<(EventId, Option<Timestamp>)>, DbErr> {
     // Event ids are UUID v7, so their order is that of time.
@@ -184,6 +185,7 @@ pub(crate) async fn oldest(
         .select_only()
         .columns([Column::EventId, Column::HandleTime])
         .filter(Column::Consumer.eq(consumer))
+        .filter(Condition::all().add_option(after.map(|id| Column::EventId.gt(id))))
         .filter(Column::EventId.not_in_subquery(dead_letter::open_ids(consumer)))
         .order_by_asc(Column::EventId)
         .limit(limit)

@@ -7,8 +7,8 @@
 
 use std::time::Duration;
 
-use couponmesh_runtime::{Timestamp, running::Running};
-use sea_orm::{DbErr, QueryOrder, QuerySelect, entity::prelude::*};
+use couponmesh_runtime::{Timestamp, id::EventId, running::Running};
+use sea_orm::{DbErr, entity::prelude::*};
 
 use crate::{MessagingConfig, dead_letter::retention, inbox, outbox, store::Store};
 
@@ -67,29 +67,34 @@ pub async fn clean(
     stop: impl Fn() -> bool,
 ) -> Result<(), DbErr> {
     let published_before = store.now().minus(retention.events);
-    while !stop() && delete_published(store, published_before).await? {}
+    let mut after = None;
+    while !stop() && delete_published(store, published_before, &mut after).await? {}
     while !stop() && delete_closed(store, published_before).await? {}
     let parked_before = store.now().minus(retention.dead_letters);
     while !stop() && give_up(store, parked_before).await? {}
     let handled_before = store.now().minus(retention.events * 2);
-    while !stop() && delete_handled(store, handled_before).await? {}
+    let mut after = None;
+    while !stop() && delete_handled(store, handled_before, &mut after).await? {}
     Ok(())
 }
 
-/// Looks at the oldest rows only: in their order the first one that is too young ends the search, where a
-/// search by time would read the whole table to find that there is nothing to do.
-async fn delete_published(store: &Store, before: Timestamp) -> Result<bool, DbErr> {
-    let oldest: Vec<(i64, Option<Timestamp>)> = outbox::Entity::find()
-        .select_only()
-        .columns([outbox::Column::Seq, outbox::Column::PublishTime])
-        .order_by_asc(outbox::Column::Seq)
-        .limit(CHUNK)
-        .into_tuple()
-        .all(store.read())
-        .await?;
-    let seqs = older(oldest, before);
-    if seqs.is_empty() {
+/// Looks at the next rows in their order, those after `after`, which is that of time: rows that are too young end
+/// the search, where a search by time would read the whole table to find that there is nothing to do. Old rows that
+/// have to stay are passed by. False at the end.
+async fn delete_published(
+    store: &Store,
+    before: Timestamp,
+    after: &mut Option<i64>,
+) -> Result<bool, DbErr> {
+    let next = outbox::oldest_after(store.read(), *after, CHUNK).await?;
+    let Some(last) = next.last() else {
         return Ok(false);
+    };
+    *after = Some(last.seq);
+    let more = last.create_time < before;
+    let seqs = older(next.iter().map(|row| (row.seq, row.publish_time)), before);
+    if seqs.is_empty() {
+        return Ok(more);
     }
     let tx = store.begin("janitor.outbox").await?;
     outbox::Entity::delete_many()
@@ -97,14 +102,24 @@ async fn delete_published(store: &Store, before: Timestamp) -> Result<bool, DbEr
         .exec(&*tx)
         .await?;
     tx.commit().await?;
-    Ok(true)
+    Ok(more)
 }
 
-async fn delete_handled(store: &Store, before: Timestamp) -> Result<bool, DbErr> {
-    let oldest = inbox::oldest(store.read(), store.service(), CHUNK).await?;
-    let ids = older(oldest, before);
-    if ids.is_empty() {
+/// The same with the marks of events, whose ids tell when they were published: nobody handled one before that.
+async fn delete_handled(
+    store: &Store,
+    before: Timestamp,
+    after: &mut Option<EventId>,
+) -> Result<bool, DbErr> {
+    let next = inbox::oldest_after(store.read(), store.service(), *after, CHUNK).await?;
+    let Some(&(last, _)) = next.last() else {
         return Ok(false);
+    };
+    *after = Some(last);
+    let more = published(last).is_none_or(|time| time < before);
+    let ids = older(next, before);
+    if ids.is_empty() {
+        return Ok(more);
     }
     let tx = store.begin("janitor.inbox").await?;
     inbox::Entity::delete_many()
@@ -113,7 +128,7 @@ async fn delete_handled(store: &Store, before: Timestamp) -> Result<bool, DbErr>
         .exec(&*tx)
         .await?;
     tx.commit().await?;
-    Ok(true)
+    Ok(more)
 }
 
 async fn delete_closed(store: &Store, before: Timestamp) -> Result<bool, DbErr> {
@@ -141,8 +156,15 @@ async fn give_up(store: &Store, before: Timestamp) -> Result<bool, DbErr> {
     Ok(!letters.is_empty())
 }
 
+/// When an event was published, as its id tells; none when somebody else made the id in another way.
+fn published(event_id: EventId) -> Option<Timestamp> {
+    let (seconds, nanos) = event_id.0.get_timestamp()?.to_unix();
+    let micros = i64::try_from(seconds).ok()?.checked_mul(1_000_000)?;
+    Some(Timestamp(micros + i64::from(nanos / 1_000)))
+}
+
 /// The keys of the rows that were done with before `before`.
-fn older<K>(rows: Vec<(K, Option<Timestamp>)>, before: Timestamp) -> Vec<K> {
+fn older<K>(rows: impl IntoIterator<Item = (K, Option<Timestamp>)>, before: Timestamp) -> Vec<K> {
     rows.into_iter()
         .filter(|(_, done)| done.is_some_and(|done| done < before))
         .map(|(key, _)| key)

@@ -6,7 +6,8 @@ use couponmesh_runtime::{
 };
 use sea_orm::{
     ActiveValue::{NotSet, Set},
-    ConnectionTrait, DbBackend, DbErr, PaginatorTrait as _, QueryOrder, QuerySelect,
+    Condition, ConnectionTrait, DbBackend, DbErr, FromQueryResult, PaginatorTrait as _, QueryOrder,
+    QuerySelect,
     entity::prelude::*,
     sea_query::InsertStatement,
 };
@@ -155,6 +156,31 @@ pub async fn oldest(db: &impl ConnectionTrait) -> Result<Option<(i64, Timestamp)
         .order_by_asc(Column::Seq)
         .into_tuple()
         .one(db)
+        .await
+}
+
+/// What a row tells of its age.
+#[derive(Debug, FromQueryResult)]
+pub(crate) struct Aged {
+    pub(crate) seq: i64,
+    pub(crate) create_time: Timestamp,
+    pub(crate) publish_time: Option<Timestamp>,
+}
+
+/// The oldest rows after that at `after`.
+pub(crate) async fn oldest_after(
+    db: &impl ConnectionTrait,
+    after: Option<i64>,
+    limit: u64,
+) -> Result<Vec<Aged>, DbErr> {
+    Entity::find()
+        .select_only()
+        .columns([Column::Seq, Column::CreateTime, Column::PublishTime])
+        .filter(Condition::all().add_option(after.map(|seq| Column::Seq.gt(seq))))
+        .order_by_asc(Column::Seq)
+        .limit(limit)
+        .into_model()
+        .all(db)
         .await
 }
 

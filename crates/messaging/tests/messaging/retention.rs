@@ -11,9 +11,10 @@ use couponmesh_messaging::{
     dead_letter::{self, operate},
     inbox,
     janitor::{Retention, clean},
+    outbox::{self, Span},
 };
-use couponmesh_runtime::config::Problems;
-use sea_orm::EntityTrait as _;
+use couponmesh_runtime::{Timestamp, config::Problems};
+use sea_orm::{EntityTrait as _, sea_query::Expr};
 
 use crate::{
     check::violations,
@@ -142,6 +143,64 @@ async fn an_open_letter_is_given_up_in_the_end_with_one_line_that_names_it() {
     mesh.bus.publish(vec![letter.to_event()]).await.unwrap();
     mesh.settle().await;
     assert_eq!(mesh.dead_letters().await, []);
+    mesh.close().await;
+}
+
+/// More than the janitor looks at at once.
+const MANY: usize = 600;
+
+#[tokio::test]
+async fn events_that_have_to_stay_do_not_keep_the_janitor_from_those_behind_them() {
+    let (_dir, mesh) = Mesh::new().await;
+    mesh.start();
+    mesh.register(MANY).await.unwrap();
+    mesh.settle().await;
+    let middle = mesh.publisher.now();
+    mesh.register(20).await.unwrap();
+    mesh.settle().await;
+    eventually("all is published", async || mesh.outbox().await.1 == 0).await;
+    mesh.stop().await;
+    // As an operator does: the first ones have to be published once more.
+    let span = Span {
+        since: Timestamp(0),
+        until: middle,
+    };
+    let tx = mesh.publisher.begin("test").await.unwrap();
+    let again = outbox::republish(&*tx, span, 0, 10_000).await.unwrap();
+    tx.commit().await.unwrap();
+    let waiting = again.unwrap().0;
+    assert!(waiting >= MANY);
+    let retention = Retention {
+        events: OVER,
+        dead_letters: LONG,
+    };
+    clean(&mesh.publisher, retention, || false).await.unwrap();
+    assert_eq!(mesh.outbox().await, (waiting, waiting));
+    mesh.close().await;
+}
+
+#[tokio::test]
+async fn marks_that_have_to_stay_do_not_keep_the_janitor_from_those_behind_them() {
+    let (_dir, mesh) = Mesh::new().await;
+    mesh.start();
+    mesh.register(MANY).await.unwrap();
+    mesh.settle().await;
+    let tx = mesh.consumer.begin("test").await.unwrap();
+    // As if a handler had failed at each of them so far.
+    let tried = inbox::Entity::update_many()
+        .col_expr(inbox::Column::HandleTime, Expr::value(None::<Timestamp>))
+        .exec(&*tx)
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    mesh.register(20).await.unwrap();
+    mesh.settle().await;
+    mesh.stop().await;
+    clean_up(&mesh, OVER, LONG).await;
+    let marks = inbox::Entity::find().all(mesh.consumer.read()).await;
+    let marks = marks.unwrap();
+    assert!(marks.iter().all(|mark| mark.handle_time.is_none()));
+    assert_eq!(marks.len() as u64, tried.rows_affected);
     mesh.close().await;
 }
 

@@ -169,10 +169,15 @@ impl Mesh {
         self.start_consumer();
     }
 
-    /// Stops both and closes what they had open.
-    pub(crate) async fn close(&self) {
+    /// Stops both.
+    pub(crate) async fn stop(&self) {
         self.relaying.stop().await;
         self.stop_consumer().await;
+    }
+
+    /// Stops both and closes what they had open.
+    pub(crate) async fn close(&self) {
+        self.stop().await;
         match &self.backend {
             Backend::Embedded(bus) => bus.close().await,
             Backend::Nats { bus, .. } => bus.close().await,
