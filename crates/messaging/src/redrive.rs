@@ -14,6 +14,7 @@ use crate::{
     consumer::{self, Handler, HandlerError, MAX_ATTEMPTS, Verdict},
     dead_letter::{Model, redriving},
     inbox::{self, Outcome},
+    lease::Lease,
     store::{Store, Transaction},
 };
 
@@ -39,8 +40,9 @@ struct Worker<H> {
 }
 
 /// What the worker is at.
-#[derive(Default)]
 struct AtHand {
+    /// One replica at a time counts: attempts that several began at the same letter would look like failures.
+    lease: Lease,
     /// The letter whose attempt is counted: an outage that it meets costs it no further count.
     counted: Option<EventId>,
     /// The letter whose count was stored by a commit that may or may not have taken place, and the count.
@@ -58,7 +60,11 @@ enum Attempted {
 impl<H: Handler> Worker<H> {
     async fn run(&self) {
         let mut backoff = Backoff::new(self.store.random());
-        let mut at_hand = AtHand::default();
+        let mut at_hand = AtHand {
+            lease: Lease::new(&self.store, "redrive"),
+            counted: None,
+            doubtful: None,
+        };
         while !self.stop.is_cancelled() {
             let pause = match self.next(&mut at_hand).await {
                 Ok(true) => {
@@ -86,6 +92,7 @@ impl<H: Handler> Worker<H> {
         if let Some(event_id) = at_hand.counted {
             self.uncount(event_id).await;
         }
+        at_hand.lease.release().await;
     }
 
     /// Deals with one letter; false when there is none. Errors are outages: the letter stays flagged.
@@ -113,6 +120,9 @@ impl<H: Handler> Worker<H> {
         loop {
             // Without a transaction, which on SQLite would keep writers waiting every second for nothing.
             if !redriving::any(self.store.read(), service).await? {
+                return Ok(None);
+            }
+            if !at_hand.lease.hold().await? {
                 return Ok(None);
             }
             let tx = self.store.begin("redrive.count").await?;

@@ -5,7 +5,7 @@ use couponmesh_messaging::{
     consumer::MAX_ATTEMPTS,
     dead_letter::{self, operate, query},
 };
-use couponmesh_runtime::id::EventId;
+use couponmesh_runtime::{fault::Faults, id::EventId};
 use couponmesh_testbed::Home;
 use sea_orm::EntityTrait as _;
 
@@ -237,6 +237,34 @@ async fn two_workers_handle_many_letters_once_each() {
     }
     assert_eq!(violations(&mesh).await, [""; 0]);
     another.stop().await;
+    mesh.close().await;
+}
+
+#[tokio::test]
+async fn many_replicas_that_meet_an_outage_at_a_letter_do_not_count_as_its_failures() {
+    let (_dir, mesh) = Mesh::new().await;
+    let event = parked(&mesh).await;
+    mesh.stop_consumer().await;
+    ask(&mesh, event.id).await;
+    let replicas: Vec<_> = (0..MAX_ATTEMPTS * 2)
+        .map(|_| {
+            let faults = Faults::none();
+            // Longer than it takes each of them to look.
+            faults.arm("redrive:begin", 6);
+            mesh.start_replica(faults)
+        })
+        .collect();
+    eventually("a verdict", async || {
+        let letter = letter(&mesh, event.id).await;
+        letter.close_time.is_some() || letter.redrive_time.is_none()
+    })
+    .await;
+    let letter = letter(&mesh, event.id).await;
+    assert!(letter.close_time.is_some(), "refused: {}", letter.error);
+    assert_eq!(violations(&mesh).await, [""; 0]);
+    for replica in replicas {
+        replica.stop().await;
+    }
     mesh.close().await;
 }
 

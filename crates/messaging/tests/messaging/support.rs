@@ -148,14 +148,20 @@ impl Mesh {
 
     /// A second replica of the consumer on the same database, with the same handler.
     pub(crate) fn start_another_consumer(&self) -> Running {
+        self.start_consumer_on(&self.consumer)
+    }
+
+    /// The same under an id of its own, and with faults of its own.
+    pub(crate) fn start_replica(&self, faults: Faults) -> Running {
+        let (clock, random) = (Clock::system(), Random::from_os());
+        let (replica, database) = (self.consumer.new_id(), self.consumer.database().clone());
+        let store = Store::new("consumer", replica, database, clock, random, faults);
+        self.start_consumer_on(&store)
+    }
+
+    fn start_consumer_on(&self, store: &Store) -> Running {
         let running = Running::new();
-        couponmesh_messaging::start(
-            &self.consumer,
-            &self.bus,
-            self.handler.clone(),
-            &config(),
-            &running,
-        );
+        couponmesh_messaging::start(store, &self.bus, self.handler.clone(), &config(), &running);
         running
     }
 
