@@ -22,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Nats {
     dir: TempDir,
     port: u16,
+    login: Option<(&'static str, &'static str)>,
     server: Option<Child>,
 }
 
@@ -29,9 +30,20 @@ impl Nats {
     /// Starts a server with an empty store.
     #[must_use]
     pub fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// The same, which lets in only who has that user name and password. Neither of them is in its URL.
+    #[must_use]
+    pub fn start_guarded(user: &'static str, password: &'static str) -> Self {
+        Self::start_with(Some((user, password)))
+    }
+
+    fn start_with(login: Option<(&'static str, &'static str)>) -> Self {
         let mut nats = Self {
             dir: tempfile::tempdir().unwrap(),
             port: free_port(),
+            login,
             server: None,
         };
         // Another may have taken the port meanwhile.
@@ -76,11 +88,14 @@ impl Nats {
     fn try_start(&mut self) -> bool {
         assert!(self.server.is_none(), "it runs");
         let config = self.dir.path().join("nats.conf");
-        let text = format!(
+        let mut text = format!(
             "listen: 127.0.0.1:{}\njetstream {{ store_dir: {:?}, sync_interval: always }}\n",
             self.port,
             self.store(),
         );
+        if let Some((user, password)) = self.login {
+            text += &format!("authorization {{ user: {user:?}, password: {password:?} }}\n");
+        }
         std::fs::write(&config, text).unwrap();
         let mut server = spawn(&config, &self.dir.path().join("log"));
         let end = Instant::now() + PATIENCE;

@@ -186,6 +186,9 @@ impl NatsBus {
                     other => tracing::debug!(event = %other, "bus connection"),
                 }
             });
+        if let Some((user, password)) = config.login() {
+            options = options.user_and_password(user, password);
+        }
         if !config.credentials_file.as_os_str().is_empty() {
             let read = options.credentials_file(&config.credentials_file).await;
             options = read.map_err(|error| BusError(Box::new(error)))?;

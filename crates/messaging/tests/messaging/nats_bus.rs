@@ -95,6 +95,20 @@ async fn messages_in(nats: &Nats) -> usize {
 }
 
 #[tokio::test]
+async fn the_url_may_bring_user_name_and_password() {
+    if !on_servers() {
+        return;
+    }
+    let nats = Nats::start_guarded("coupon mesh", "p@ss/w:rd%");
+    let mut config = nats_config(&nats);
+    let login = "nats://coupon%20mesh:p%40ss%2Fw%3Ard%25@";
+    config.url = config.url.replace("nats://", login);
+    let bus = NatsBus::start(&config, &self::config(), "a test", &[], Clock::system());
+    bus.reached().await.unwrap();
+    bus.publish(events(TICKED, 1)).await.unwrap();
+}
+
+#[tokio::test]
 async fn stream_and_consumers_are_made_as_the_contract_says() {
     let Some(nats) = server() else { return };
     let bus = nats_bus(&nats).await;

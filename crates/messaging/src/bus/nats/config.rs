@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use async_nats::ServerAddr;
 use couponmesh_runtime::config::{Problems, Validate, redact_url};
+use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize, Serializer};
 
 /// A NATS server or cluster with JetStream. The keys are explained in `config.default.toml`.
@@ -31,6 +32,17 @@ impl NatsConfig {
     pub(super) fn addresses(&self) -> Option<Vec<ServerAddr>> {
         let urls = self.url.split(',').map(str::trim);
         urls.map(|url| url.parse().ok()).collect()
+    }
+
+    /// The user name and password of the first URL that has them. The client reads them, and does not use them.
+    pub(super) fn login(&self) -> Option<(String, String)> {
+        let address = self
+            .addresses()?
+            .into_iter()
+            .find(ServerAddr::has_user_pass)?;
+        let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+        let password = address.password().unwrap_or_default();
+        Some((decoded(address.username()?), decoded(password)))
     }
 }
 
