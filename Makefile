@@ -2,12 +2,16 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run load up down test test-full soak up-test tour lint bench bench-full fmt deps tools clean
+.PHONY: help run load up down image test test-full soak up-test mesh-test mesh-soak tour lint charts bench bench-full fmt deps tools clean
 
 CARGO ?= cargo
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 # Where the checks' own tools go, beside the build.
 TOOLS := $(abspath $(TARGET))/tools
+# What an empty image takes: a static binary, without this machine's paths in it.
+STATIC := $(shell uname -m)-unknown-linux-gnu
+STATIC_FLAGS := -C target-feature=+crt-static --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo --remap-path-prefix=$(CURDIR)=/couponmesh
+IMAGE ?= couponmesh:$(shell sed -n '/^version = /{s/.*"\(.*\)"/\1/p;q}' Cargo.toml)
 # Where `make up` keeps data and logs. PostgreSQL's user has to get there, which it does not under /root.
 UP_DIR ?= /var/tmp/couponmesh-up
 # For tests of two releases together: the binary of the one before this, which is built unless it is given.
@@ -35,6 +39,11 @@ up: deps ## start PostgreSQL, NATS and each service as a process of its own
 down: ## stop them; DATA=delete deletes their data, too
 	@scripts/down "$(UP_DIR)" $(if $(filter delete,$(DATA)),--delete)
 
+# For docker, podman, kind, minikube or containerd, without any of them. IMAGE names it.
+image: ## write the container image to target/couponmesh.tar
+	RUSTFLAGS="$(STATIC_FLAGS)" $(CARGO) build --release --locked -p couponmesh --target $(STATIC)
+	@scripts/image "$(IMAGE)" "$(TARGET)/couponmesh.tar" "$(TARGET)/$(STATIC)/release/couponmesh"
+
 ##@ Check it
 test: ## run every test
 	@scripts/deps strace
@@ -49,6 +58,19 @@ up-test: deps ## test make up and make down, in a directory of their own
 	@scripts/tools "$(TOOLS)" grpcurl
 	$(CARGO) build --locked -p couponmesh
 	PATH="$(TOOLS)/bin:$$PATH" scripts/up-test "$(TARGET)/debug/couponmesh"
+
+# MESH_LOAD is the command that makes an image archive known to the cluster, e.g. "kind load image-archive";
+# MESH_GATEWAY the address of its ingress gateway; KEEP=1 keeps the installation.
+mesh-test: image ## install the chart on the cluster of KUBECONFIG, test it there, remove it
+	@scripts/tools "$(TOOLS)" grpcurl
+	PATH="$(TOOLS)/bin:$$PATH" scripts/mesh-test "$(TARGET)" "$(TARGET)/$(STATIC)/release/couponmesh"
+
+mesh-soak: image ## the same at length, and each protection taken away (an hour)
+	@scripts/tools "$(TOOLS)" grpcurl
+	PATH="$(TOOLS)/bin:$$PATH" COUPONMESH_SOAK=1 scripts/mesh-test "$(TARGET)" "$(TARGET)/$(STATIC)/release/couponmesh"
+
+charts: ## check the charts without a cluster (needs helm and istioctl)
+	@scripts/charts
 
 soak: deps tools ## let PostgreSQL, NATS, networks and replicas fail under load (a quarter of an hour)
 	$(FIND_PREVIOUS); \

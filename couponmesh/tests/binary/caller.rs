@@ -46,7 +46,7 @@ pub(crate) type Whereabouts = watch::Receiver<Vec<SocketAddr>>;
 pub(crate) struct Diary {
     registered: AtomicUsize,
     withdrawn: AtomicUsize,
-    refused: AtomicUsize,
+    refused: Mutex<Vec<String>>,
     slowest: Mutex<Duration>,
     /// Calls that each replica answered.
     answers: Mutex<HashMap<SocketAddr, usize>>,
@@ -65,7 +65,12 @@ impl Diary {
 
     /// Calls that met an outage and were made again.
     pub(crate) fn refused(&self) -> usize {
-        self.refused.load(Ordering::Relaxed)
+        self.refused.lock().unwrap().len()
+    }
+
+    /// What they were told.
+    pub(crate) fn refusals(&self) -> Vec<String> {
+        self.refused.lock().unwrap().clone()
     }
 
     /// The longest that a single call took, whatever became of it.
@@ -227,9 +232,11 @@ impl Caller {
                     self.diary.answered(address);
                     return answer;
                 }
-                Err(refused) => assert!(is_outage(&refused), "{refused:?}"),
+                Err(refused) => {
+                    assert!(is_outage(&refused), "{refused:?}");
+                    self.diary.refused.lock().unwrap().push(refused.to_string());
+                }
             }
-            self.diary.refused.fetch_add(1, Ordering::Relaxed);
             self.connection = None;
             // Elsewhere soon, or here again in a moment.
             let _ = tokio::time::timeout(AGAIN, self.whereabouts.changed()).await;

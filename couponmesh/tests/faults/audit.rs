@@ -114,7 +114,16 @@ impl Auditor {
     /// Waits until everything came to rest, and compares every row with what was acknowledged. Returns how
     /// long the rest took to come.
     pub(crate) async fn check(&self, acknowledged: &[Acknowledged]) -> Duration {
-        let took = self.rest(acknowledged.len()).await;
+        self.check_beside(0, acknowledged).await
+    }
+
+    /// The same, where that many `others` were registered before.
+    pub(crate) async fn check_beside(
+        &self,
+        others: usize,
+        acknowledged: &[Acknowledged],
+    ) -> Duration {
+        let took = self.rest(others + acknowledged.len()).await;
         let books = self.read().await;
         for member in acknowledged {
             books.check(member);

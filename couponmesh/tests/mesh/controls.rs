@@ -1,0 +1,124 @@
+//! Whether the tests can fail: each protection is taken away, and the test that is named for it has to go red.
+//!
+//! `make mesh-soak` runs them.
+
+use std::{future::Future, panic::AssertUnwindSafe, time::Duration};
+
+use futures::FutureExt as _;
+
+use crate::{
+    cluster::Cluster,
+    failure::an_outage_opens_the_circuit,
+    fault::Fault,
+    overload::the_sidecar_refuses_what_is_too_much,
+    policies::only_member_may_cancel,
+    rollout::{nothing_fails_in_a_rollout, roll},
+    settings::the_breaker_is_as_installed,
+    soak::say,
+};
+
+/// Runs a test that has to fail, and returns what it complained about.
+async fn goes_red(test: &str, running: impl Future<Output = ()>) -> String {
+    let outcome = AssertUnwindSafe(running).catch_unwind().await;
+    let Err(panic) = outcome else {
+        panic!("{test}: stayed green");
+    };
+    let complaint = panic
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+        .unwrap_or_default();
+    let short: String = complaint.chars().take(300).collect();
+    say(test, &format!("red, as it should be: {short}"));
+    complaint
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make mesh-soak"]
+async fn control_an_ejection_limit_of_ten_percent_opens_no_circuit() {
+    let cluster = Cluster::here();
+    cluster
+        .upgrade(&["istio.breaker.maxEjectionPercent=10"])
+        .await;
+    goes_red("settings", the_breaker_is_as_installed(&cluster)).await;
+    let outage = an_outage_opens_the_circuit(&cluster, "control", Fault::Unavailable);
+    goes_red("failure", outage).await;
+    Fault::None.set(&cluster).await;
+    cluster.upgrade(&[]).await;
+}
+
+/// Changes the mesh's route to coupon by a JSON patch, as an operator's slip would.
+async fn patch_route(cluster: &Cluster, patch: &str) {
+    let kind = ["patch", "virtualservice", "coupon", "--type=json"];
+    let patch = format!("--patch={patch}");
+    let mut arguments = kind.to_vec();
+    arguments.extend([&*patch, "--field-manager=helm"]);
+    cluster.kubectl(&arguments).await;
+    // Until every sidecar was told.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make mesh-soak"]
+async fn control_default_retries_are_seen() {
+    let cluster = Cluster::here();
+    patch_route(
+        &cluster,
+        r#"[{"op":"remove","path":"/spec/http/0/retries"}]"#,
+    )
+    .await;
+    let red = goes_red("settings", the_breaker_is_as_installed(&cluster)).await;
+    assert!(red.contains("retryPolicy"), "{red}");
+    cluster.upgrade(&[]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make mesh-soak"]
+async fn control_without_the_subset_nothing_is_refused() {
+    let cluster = Cluster::here();
+    let remove = r#"[{"op":"remove","path":"/spec/http/0/route/0/destination/subset"}]"#;
+    patch_route(&cluster, remove).await;
+    goes_red("settings", the_breaker_is_as_installed(&cluster)).await;
+    goes_red("overload", the_sidecar_refuses_what_is_too_much(&cluster)).await;
+    Fault::None.set(&cluster).await;
+    cluster.upgrade(&[]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make mesh-soak"]
+async fn control_without_probes_and_pre_stop_a_rollout_fails_calls() {
+    let cluster = Cluster::here();
+    let off = [
+        "rollout.probes=false",
+        "rollout.preStopSeconds=0",
+        "rollout.minReadySeconds=0",
+    ];
+    cluster.upgrade(&off).await;
+    goes_red("rollout", nothing_fails_in_a_rollout(&cluster)).await;
+    let without = roll(&cluster).await;
+    cluster.upgrade(&[]).await;
+    let with = roll(&cluster).await;
+    say(
+        "rollout",
+        &format!(
+            "{} of {} calls failed without probes and preStop, {} of {} with them",
+            without.failed.len(),
+            without.calls,
+            with.failed.len(),
+            with.calls
+        ),
+    );
+    assert_eq!(with.failed, [""; 0]);
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make mesh-soak"]
+async fn control_without_deny_all_strangers_get_in() {
+    let cluster = Cluster::here();
+    cluster
+        .kubectl(&["delete", "authorizationpolicy", "deny-all"])
+        .await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    goes_red("policies", only_member_may_cancel(&cluster)).await;
+    cluster.upgrade(&[]).await;
+}

@@ -1,0 +1,145 @@
+//! What comes in from outside.
+
+use std::process::Command;
+
+use couponmesh_proto::{
+    coupon::v1::CouponState,
+    member::v1::MemberState,
+    mypage::v1::{MyPage, WatchMyPageRequest},
+};
+use serde_json::Value;
+use tonic::Code;
+
+use crate::{
+    callers::{pages, register, withdraw},
+    cluster::Cluster,
+};
+
+/// Runs grpcurl against the gateway, as somebody with a checkout does.
+fn grpcurl(cluster: &Cluster, method: &str, request: &str) -> Result<Value, String> {
+    let protos = concat!(env!("CARGO_MANIFEST_DIR"), "/../proto");
+    let package = method.rsplit_once('.').unwrap().0.replace('.', "/");
+    let file = package.split('/').nth(1).unwrap();
+    let output = Command::new("grpcurl")
+        .args(["-plaintext", "-import-path", protos])
+        .args(["-proto", &format!("{package}/{file}.proto")])
+        .args(["-d", request, &cluster.gateway.to_string(), method])
+        .output()
+        .unwrap();
+    if output.status.success() {
+        Ok(serde_json::from_slice(&output.stdout).unwrap())
+    } else {
+        Err(String::from_utf8(output.stderr).unwrap())
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make mesh-test"]
+async fn a_member_comes_gets_a_coupon_and_leaves_through_the_gateway() {
+    let cluster = Cluster::here();
+    let email = format!("{}@example.com", std::process::id());
+    let ann = grpcurl(
+        &cluster,
+        "couponmesh.member.v1.MemberService/RegisterMember",
+        &format!(r#"{{"email":"{email}","display_name":"Ann"}}"#),
+    );
+    let ann = ann.unwrap()["member"].clone();
+    let id = ann["memberId"].as_str().unwrap();
+    let page = |version: i32| {
+        let request = format!(r#"{{"member_id":"{id}","min_version":{version}}}"#);
+        let method = "couponmesh.mypage.v1.MyPageService/GetMyPage";
+        grpcurl(&cluster, method, &request).unwrap()["page"].clone()
+    };
+    // Each answers as soon as the page shows the version, or after the wait, as it is then.
+    while page(3)["memberVersion"] != "3" || page(3)["couponState"] != "COUPON_STATE_ISSUED" {}
+    assert_eq!(page(3)["memberState"], "MEMBER_STATE_ACTIVE");
+    assert_eq!(page(3)["adminNotified"], true);
+    let gone = grpcurl(
+        &cluster,
+        "couponmesh.member.v1.MemberService/WithdrawMember",
+        &format!(r#"{{"member_id":"{id}"}}"#),
+    );
+    let gone = gone.unwrap()["withdrawal"].clone();
+    assert_eq!(gone["state"], "WITHDRAWAL_STATE_COMPLETED", "{gone}");
+    while page(5)["couponCancelled"] != true || page(5)["couponState"] != "COUPON_STATE_CANCELLED" {
+    }
+    assert_eq!(page(5)["memberState"], "MEMBER_STATE_WITHDRAWN");
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make mesh-test"]
+async fn what_is_not_for_the_public_is_not_routed() {
+    let cluster = Cluster::here();
+    for method in [
+        "couponmesh.member.v1.MemberService/ListMembers",
+        "couponmesh.coupon.v1.CouponService/CancelCoupon",
+        "couponmesh.coupon.v1.CouponService/GetCoupon",
+        "couponmesh.coupon.v1.CouponService/ListCoupons",
+        "couponmesh.notification.v1.NotificationService/GetNotification",
+        "couponmesh.notification.v1.NotificationService/ListNotifications",
+    ] {
+        let refused = grpcurl(&cluster, method, "{}").unwrap_err();
+        assert!(refused.contains("Unimplemented"), "{method}: {refused}");
+    }
+    // What would not even be known without reflection, which is not routed either.
+    let listed = Command::new("grpcurl")
+        .args(["-plaintext", &cluster.gateway.to_string(), "list"])
+        .output()
+        .unwrap();
+    assert!(!listed.status.success());
+}
+
+/// Watches until the member is gone; calls again whenever the stream ends. Returns how often, and the last page.
+async fn watch_to_the_end(cluster: Cluster, member_id: String) -> (usize, MyPage) {
+    let mut streams = 0;
+    loop {
+        let request = WatchMyPageRequest {
+            member_id: member_id.clone(),
+        };
+        streams += 1;
+        let mut stream = match pages(&cluster).watch_my_page(request).await {
+            Ok(answer) => answer.into_inner(),
+            Err(status) => panic!("watch {streams} was refused: {status:?}"),
+        };
+        loop {
+            match stream.message().await {
+                Ok(Some(answer)) => {
+                    let page = answer.page.unwrap();
+                    let gone = page.member_state() == MemberState::Withdrawn;
+                    if gone && page.coupon_state() == CouponState::Cancelled {
+                        return (streams, page);
+                    }
+                }
+                Ok(None) => break,
+                Err(status) => {
+                    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make mesh-test"]
+async fn a_watch_comes_back_over_a_rollout_and_sees_the_end() {
+    let cluster = Cluster::here();
+    let ids = register(&cluster, 8).await;
+    let watches: Vec<_> = ids
+        .iter()
+        .map(|id| tokio::spawn(watch_to_the_end(cluster.clone(), id.clone())))
+        .collect();
+    cluster
+        .kubectl(&["rollout", "restart", "deployment/mypage"])
+        .await;
+    cluster.settled().await;
+    withdraw(&cluster, &ids, ids.len()).await;
+    for watch in watches {
+        let (streams, page) = watch.await.unwrap();
+        assert!(
+            streams > 1,
+            "the rollout ended no stream: it tested nothing"
+        );
+        assert!(page.coupon_cancelled, "{page:?}");
+    }
+}

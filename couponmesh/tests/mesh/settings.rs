@@ -1,0 +1,111 @@
+//! What the proxies were told, read back from them: a renamed RPC or subset must not switch the breaker off in silence.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::{
+    cluster::Cluster,
+    sidecar::{PORT, SUBSET, Sidecar},
+};
+
+const CANCEL: &str = "/couponmesh.coupon.v1.CouponService/CancelCoupon";
+
+/// The breaker is around CancelCoupon, as `istio/values.yaml` says, and around nothing else.
+pub(crate) async fn the_breaker_is_as_installed(cluster: &Cluster) {
+    let sidecars = Sidecar::of_members(cluster).await;
+    assert!(!sidecars.is_empty());
+    for sidecar in sidecars {
+        let routes = sidecar.routes_to("coupon").await;
+        let host = format!("coupon.{}.svc.cluster.local", cluster.namespace);
+        let [cancel, others] = &routes[..] else {
+            panic!("not two routes: {routes:?}");
+        };
+        assert_eq!(cancel["match"]["path"], CANCEL, "{cancel}");
+        let guarded = format!("outbound|{PORT}|{SUBSET}|{host}");
+        assert_eq!(cancel["route"]["cluster"], json!(guarded), "{cancel}");
+        assert_eq!(cancel["route"]["timeout"], "2s", "{cancel}");
+        assert_eq!(cancel["route"]["retryPolicy"], Value::Null, "{cancel}");
+        let unguarded = format!("outbound|{PORT}||{host}");
+        assert_eq!(others["route"]["cluster"], json!(unguarded), "{others}");
+        let retried = &others["route"]["retryPolicy"]["retryOn"];
+        assert_eq!(retried, "connect-failure,refused-stream", "{others}");
+
+        let clusters = sidecar.cluster_of("coupon", SUBSET).await;
+        let [guarded] = &clusters[..] else {
+            panic!("not one cluster: {clusters:?}");
+        };
+        let limits = &guarded["circuitBreakers"]["thresholds"][0];
+        assert_eq!(limits["maxRequests"], 32, "{limits}");
+        assert_eq!(limits["maxPendingRequests"], 64, "{limits}");
+        let outliers = &guarded["outlierDetection"];
+        for (setting, value) in [
+            ("consecutiveGatewayFailure", json!(3)),
+            ("enforcingConsecutiveGatewayFailure", json!(100)),
+            ("interval", json!("5s")),
+            ("baseEjectionTime", json!("30s")),
+            ("maxEjectionPercent", json!(100)),
+        ] {
+            assert_eq!(outliers[setting], value, "{setting} in {outliers}");
+        }
+        // Off, not merely left out: the default of five would eject for errors of our own.
+        assert_eq!(outliers["enforcingConsecutive5xx"], 0, "{outliers}");
+        for other in sidecar.cluster_of("coupon", "").await {
+            if other["name"] == json!(unguarded) {
+                assert_eq!(other["outlierDetection"], Value::Null, "{other}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make mesh-test"]
+async fn members_sidecars_have_the_breaker_around_cancel_coupon_and_nothing_else() {
+    the_breaker_is_as_installed(&Cluster::here()).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make mesh-test"]
+async fn the_gateway_routes_what_is_public_and_never_sends_a_write_twice() {
+    let cluster = Cluster::here();
+    let here = ["--namespace", "istio-ingress"];
+    let printed = cluster
+        .kubectl(&[
+            here[0],
+            here[1],
+            "get",
+            "pods",
+            "--selector=istio=ingressgateway",
+            "--output=jsonpath={.items[*].metadata.name}",
+        ])
+        .await;
+    for gateway in printed.split_whitespace() {
+        let address = format!("{gateway}.istio-ingress");
+        let routes = ["proxy-config", "route", &address, "--name", "http.80"];
+        let config = cluster.istioctl(&routes).await;
+        let hosts = config[0]["virtualHosts"].as_array().unwrap();
+        let routes = hosts
+            .iter()
+            .flat_map(|host| host["routes"].as_array().unwrap());
+        let routed: BTreeMap<_, _> = routes
+            .map(|route| {
+                let path = route["match"]["path"].as_str().unwrap();
+                let retried = route["route"]["retryPolicy"]["retryOn"].as_str().unwrap();
+                (path, retried)
+            })
+            .collect();
+        let (write, read) = (
+            "connect-failure,refused-stream",
+            "connect-failure,refused-stream,unavailable,reset",
+        );
+        let expected = BTreeMap::from([
+            ("/couponmesh.member.v1.MemberService/RegisterMember", write),
+            ("/couponmesh.member.v1.MemberService/WithdrawMember", write),
+            ("/couponmesh.member.v1.MemberService/GetMember", read),
+            ("/couponmesh.member.v1.MemberService/GetWithdrawal", read),
+            ("/couponmesh.mypage.v1.MyPageService/GetMyPage", read),
+            ("/couponmesh.mypage.v1.MyPageService/WatchMyPage", write),
+        ]);
+        assert_eq!(routed, expected);
+    }
+}
