@@ -70,7 +70,8 @@ mesh-soak: image ## the same at length, and each protection taken away (an hour)
 	PATH="$(TOOLS)/bin:$$PATH" COUPONMESH_SOAK=1 scripts/mesh-test "$(TARGET)" "$(TARGET)/$(STATIC)/release/couponmesh"
 
 charts: ## check the charts without a cluster (needs helm and istioctl)
-	@scripts/charts
+	$(CARGO) build --locked -p couponmesh
+	@scripts/charts "$(TARGET)/debug/couponmesh"
 
 soak: deps tools ## let PostgreSQL, NATS, networks and replicas fail under load (a quarter of an hour)
 	$(FIND_PREVIOUS); \

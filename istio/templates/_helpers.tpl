@@ -19,7 +19,7 @@ app.kubernetes.io/part-of: couponmesh
 {{/* What a service is called inside the cluster: (list root "member"). */}}
 {{- define "istio.host" -}}
 {{- $root := index . 0 -}}
-{{ index . 1 }}.{{ $root.Release.Namespace }}.svc.cluster.local
+{{ index . 1 }}.{{ $root.Release.Namespace }}.svc.{{ $root.Values.clusterDomain }}
 {{- end }}
 
 {{/* Where a route leads: (list root "member"). */}}

@@ -23,6 +23,7 @@ pub(crate) struct Cluster {
     /// Where the gateway answers.
     pub(crate) gateway: SocketAddr,
     chart: String,
+    /// Files of values, with commas between them.
     values: String,
 }
 

@@ -7,7 +7,7 @@ use couponmesh_proto::member::v1::PendingReason;
 use crate::{
     books::Books,
     callers::{Callers, completed, latencies, register, withdraw},
-    cluster::{Cluster, PATIENCE, eventually},
+    cluster::{Cluster, eventually},
     fault::{Fault, all_closed},
     sidecar::Sidecar,
     soak::{pick, say},
@@ -47,7 +47,7 @@ pub(crate) async fn an_outage_opens_the_circuit(
         &format!("while the circuit closed: {}", latencies(&found_out)),
     );
     for (sidecar, before) in sidecars.iter().zip(&before) {
-        eventually(PATIENCE, "every pod of coupon is ejected", async || {
+        eventually(2 * EJECTION, "every pod of coupon is ejected", async || {
             (sidecar.breaker().await.ejected == pods).then_some(())
         })
         .await;

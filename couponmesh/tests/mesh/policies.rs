@@ -51,12 +51,7 @@ async fn plaintext_from_outside_the_mesh_is_refused() {
         for answer in ["InvalidArgument", "PermissionDenied"] {
             assert!(!refused.contains(answer), "{method}: {refused}");
         }
-        let broken = [
-            "connection reset",
-            "EOF",
-            "deadline exceeded",
-            "Unavailable",
-        ];
+        let broken = ["connection reset", "EOF"];
         assert!(
             broken.iter().any(|text| refused.contains(text)),
             "{refused}"

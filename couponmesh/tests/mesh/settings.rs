@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use couponmesh_proto::member::v1::GetMemberRequest;
+
 use crate::{
-    cluster::Cluster,
+    callers::members,
+    cluster::{Cluster, PATIENCE, eventually},
     sidecar::{PORT, SUBSET, Sidecar},
 };
 
@@ -62,6 +65,36 @@ pub(crate) async fn the_breaker_is_as_installed(cluster: &Cluster) {
 #[ignore = "needs a cluster: make mesh-test"]
 async fn members_sidecars_have_the_breaker_around_cancel_coupon_and_nothing_else() {
     the_breaker_is_as_installed(&Cluster::here()).await;
+}
+
+/// With the provider that docs/kubernetes.md shows.
+#[tokio::test]
+#[ignore = "needs a cluster: make mesh-test"]
+async fn the_access_log_knows_the_grpc_status_and_the_correlation_id() {
+    if std::env::var_os("COUPONMESH_MESH_ACCESS_LOG").is_none() {
+        println!("NOT TESTED: the mesh has no provider grpc-access-log");
+        return;
+    }
+    let cluster = Cluster::here();
+    let mut request = tonic::Request::new(GetMemberRequest {
+        member_id: "01a20843-c32b-7dd6-aefb-17a3e6e22d00".to_owned(),
+    });
+    let correlation = format!("log-{}", std::process::id());
+    request
+        .metadata_mut()
+        .insert("x-correlation-id", correlation.parse().unwrap());
+    let refused = members(&cluster).get_member(request).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::NotFound);
+    let logged = eventually(PATIENCE, "the call is in the access log", async || {
+        let selector = "--selector=app=member";
+        let log = ["logs", selector, "--container=istio-proxy", "--tail=200"];
+        let log = cluster.kubectl(&log).await;
+        let line = log.lines().find(|line| line.contains(&correlation))?;
+        serde_json::from_str::<Value>(line).ok()
+    })
+    .await;
+    assert_eq!(logged["grpc_status"], "NotFound", "{logged}");
+    assert_eq!(logged["response_flags"], "-", "{logged}");
 }
 
 #[tokio::test]

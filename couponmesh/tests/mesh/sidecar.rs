@@ -46,13 +46,18 @@ impl<'a> Sidecar<'a> {
         let host = self.host("coupon");
         let filter = format!("stats?format=json&filter={PORT}.{SUBSET}.{host}");
         let stats: Value = serde_json::from_str(&self.admin("GET", &filter).await).unwrap();
+        let all = stats["stats"].as_array().unwrap();
+        assert!(
+            !all.is_empty(),
+            "{} keeps no statistics: see proxyStatsMatcher",
+            self.pod
+        );
+        // Envoy makes a counter when it first counts.
         let number = |name: &str| {
-            let all = stats["stats"].as_array().unwrap().iter();
-            let found = all
+            all.iter()
                 .filter(|stat| stat["name"].as_str().is_some_and(|is| is.ends_with(name)))
-                .filter_map(|stat| stat["value"].as_u64())
-                .next();
-            found.unwrap_or_else(|| panic!("{}: no statistic {name} in {stats}", self.pod))
+                .find_map(|stat| stat["value"].as_u64())
+                .unwrap_or_default()
         };
         Breaker {
             ejected: number(".outlier_detection.ejections_active"),

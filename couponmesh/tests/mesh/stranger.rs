@@ -20,7 +20,7 @@ pub(crate) struct Stranger {
 }
 
 impl Stranger {
-    /// One that runs under `account`; outside the mesh without a sidecar.
+    /// One that runs under `account`; outside the mesh without a sidecar. One at a time of each kind.
     pub(crate) async fn come(cluster: &Cluster, account: &str, in_the_mesh: bool) -> Self {
         let pod = format!(
             "stranger-{account}{}",
@@ -113,7 +113,7 @@ impl Stranger {
     }
 
     pub(crate) async fn go(self) {
-        let arguments = ["delete", "pod", &self.pod, "--wait=false"];
+        let arguments = ["delete", "pod", &self.pod, "--wait=true"];
         self.cluster.kubectl(&arguments).await;
     }
 }
