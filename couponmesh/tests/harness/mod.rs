@@ -52,8 +52,9 @@ pub(crate) use self::{
     webhook::Webhook,
 };
 
-/// How long anything may take to come true: generous, since it only costs time when a test fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// How long anything may take to come true: generous, since it only costs time when a test fails. Deliveries that were on
+/// their way to a replica that went come again after 30 seconds.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// What a look at the mesh finds: true or not yet, a value or none, a value or why not.

@@ -10,9 +10,11 @@ use crate::{
     cluster::{Cluster, eventually},
     fault::{Fault, all_closed},
     sidecar::Sidecar,
-    soak::{pick, say},
+    soak::say,
 };
 
+/// Withdrawals that wait for the end of an outage.
+const WAITING: usize = 1_000;
 /// How long a pod gets no cancels: `breaker.baseEjectionTime`.
 const EJECTION: Duration = Duration::from_secs(30);
 /// What may pass on top until all that waited is done.
@@ -28,7 +30,7 @@ pub(crate) async fn an_outage_opens_the_circuit(
     let books = Books::open(cluster).await;
     let (first, rest) = (
         register(cluster, 24).await,
-        register(cluster, pick(400, 1_000)).await,
+        register(cluster, WAITING).await,
     );
     let callers = Callers::begin(test, cluster, 4, 0, Vec::new());
     let sidecars = Sidecar::of_members(cluster).await;
@@ -119,7 +121,7 @@ async fn withdrawals_wait_for_a_coupon_service_that_has_no_pods() {
     let cluster = Cluster::here();
     all_closed(&cluster).await;
     let pods = cluster.ready("coupon").await.len();
-    let ids = register(&cluster, pick(400, 1_000)).await;
+    let ids = register(&cluster, WAITING).await;
     let books = Books::open(&cluster).await;
     let callers = Callers::begin(TEST, &cluster, 4, 0, Vec::new());
     cluster.scale("coupon", 0).await;
