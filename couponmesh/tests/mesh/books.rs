@@ -1,5 +1,7 @@
 //! What must hold in the databases in the end. The bundled PostgreSQL is read through a port of this machine.
 
+use std::time::{Duration, Instant};
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
@@ -7,7 +9,9 @@ use tokio::{
 };
 
 use crate::{
-    audit::Auditor, binary::caller::Acknowledged, binary::rest::SERVICES, cluster::Cluster,
+    audit::Auditor,
+    binary::{caller::Acknowledged, rest::SERVICES},
+    cluster::{Cluster, eventually},
 };
 
 /// What was in the four databases when they were opened, and what is in them now.
@@ -34,11 +38,16 @@ impl Books {
         look.auditor.check_beside(self.before, acknowledged).await;
     }
 
-    /// How many withdrawals wait.
-    pub(crate) async fn pending(&self) -> i64 {
+    /// Waits until no withdrawal is pending any more; returns how long that took.
+    pub(crate) async fn nobody_waits(&self, patience: Duration) -> Duration {
+        let begin = Instant::now();
         let look = Look::into(&self.cluster).await;
         let sql = "SELECT count(*) FROM withdrawals WHERE state <> 'COMPLETED'";
-        look.auditor.number("member", sql).await
+        eventually(patience, "no withdrawal is pending", async || {
+            (look.auditor.number("member", sql).await == 0).then_some(())
+        })
+        .await;
+        begin.elapsed()
     }
 }
 

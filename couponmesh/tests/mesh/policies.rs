@@ -1,6 +1,11 @@
 //! Who may call what inside the mesh.
 
-use crate::{cluster::Cluster, stranger::Stranger};
+use serde_json::json;
+
+use crate::{
+    cluster::{Cluster, PATIENCE, eventually},
+    stranger::Stranger,
+};
 
 const CANCEL: &str = "couponmesh.coupon.v1.CouponService/CancelCoupon";
 const GET_COUPON: &str = "couponmesh.coupon.v1.CouponService/GetCoupon";
@@ -45,13 +50,32 @@ async fn a_workload_with_another_service_account_may_not_cancel() {
 async fn plaintext_from_outside_the_mesh_is_refused() {
     let cluster = Cluster::here();
     let outside = Stranger::come(&cluster, "member", false).await;
+    // It gets through where plaintext is let in: what follows is no broken network.
+    let lenient = json!({
+        "apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication",
+        "metadata": { "name": "lenient" },
+        "spec": { "selector": { "matchLabels": { "app": "coupon" } }, "mtls": { "mode": "PERMISSIVE" } },
+    });
+    cluster.apply(&lenient.to_string()).await;
+    eventually(PATIENCE, "a policy answers plaintext", async || {
+        let refused = outside.call("coupon", CANCEL, NONSENSE).await.unwrap_err();
+        refused.contains("PermissionDenied").then_some(())
+    })
+    .await;
+    let lenient = ["delete", "peerauthentication", "lenient"];
+    cluster.kubectl(&lenient).await;
+    eventually(PATIENCE, "nothing answers plaintext", async || {
+        let refused = outside.call("coupon", CANCEL, NONSENSE).await.unwrap_err();
+        (!refused.contains("PermissionDenied")).then_some(())
+    })
+    .await;
     for (service, method) in [("coupon", CANCEL), ("member", LIST_MEMBERS)] {
         let refused = outside.call(service, method, NONSENSE).await.unwrap_err();
         // Neither the service nor a policy answered: the connection was not taken.
         for answer in ["InvalidArgument", "PermissionDenied"] {
             assert!(!refused.contains(answer), "{method}: {refused}");
         }
-        let broken = ["connection reset", "EOF"];
+        let broken = ["connection reset", "EOF", "Failed to dial"];
         assert!(
             broken.iter().any(|text| refused.contains(text)),
             "{refused}"
