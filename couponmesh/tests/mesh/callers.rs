@@ -73,6 +73,13 @@ pub(crate) struct Promised {
     pub(crate) calls: usize,
 }
 
+impl Promised {
+    /// No call failed, not even one that was made again.
+    pub(crate) fn assert_kept(&self) {
+        assert_eq!(self.failed, [""; 0], "of {} calls", self.calls);
+    }
+}
+
 impl Callers {
     /// `writers` who register a member every 100 ms and let one in `leavers` leave, and one who looks at each of the `pages`.
     pub(crate) fn begin(

@@ -15,6 +15,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// The services, each a Deployment.
 pub(crate) const SERVICES: [&str; 4] = ["coupon", "member", "mypage", "notification"];
+/// The label selector of the pods of all of them.
+pub(crate) const THEIR_PODS: &str = "app in (coupon,member,mypage,notification)";
 
 /// The installation that `scripts/mesh-test` made.
 #[derive(Clone, Debug)]
@@ -101,9 +103,7 @@ impl Cluster {
                 .await;
         }
         eventually(PATIENCE, "no pod is on its way out", async || {
-            let pods = self
-                .pods("app in (coupon,member,mypage,notification)")
-                .await;
+            let pods = self.pods(THEIR_PODS).await;
             pods.iter().all(|pod| pod.ready).then_some(())
         })
         .await;

@@ -7,7 +7,7 @@ use couponmesh_runtime::Random;
 use crate::{
     books::Books,
     callers::{Callers, Promised, register},
-    cluster::{Cluster, PATIENCE, SERVICES, eventually},
+    cluster::{Cluster, PATIENCE, SERVICES, THEIR_PODS, eventually},
     soak::{pick, say},
 };
 
@@ -31,7 +31,7 @@ async fn under_load(
 /// Every service is rolled out anew. No call fails.
 pub(crate) async fn nothing_fails_in_a_rollout(cluster: &Cluster) {
     let promised = roll(cluster).await;
-    assert_eq!(promised.failed, [""; 0], "of {} calls", promised.calls);
+    promised.assert_kept();
 }
 
 /// Every service is rolled out anew.
@@ -75,7 +75,7 @@ async fn no_call_fails_while_random_pods_are_deleted() {
         cluster.settled().await;
     })
     .await;
-    assert_eq!(promised.failed, [""; 0], "of {} calls", promised.calls);
+    promised.assert_kept();
 }
 
 #[tokio::test]
@@ -91,7 +91,7 @@ async fn a_release_is_rolled_back_under_load() {
         cluster.settled().await;
     })
     .await;
-    assert_eq!(promised.failed, [""; 0], "of {} calls", promised.calls);
+    promised.assert_kept();
 }
 
 /// The cluster has one node, so that the pods that were evicted find no other: at some point the budget says no.
@@ -112,15 +112,13 @@ async fn a_drained_node_keeps_one_pod_of_each_service() {
                 node,
                 "--ignore-daemonsets",
                 "--delete-emptydir-data",
-                "--pod-selector=app in (coupon,member,mypage,notification)",
+                &format!("--pod-selector={THEIR_PODS}"),
                 "--timeout=45s",
             ])
             .await;
         // In any case, and before anything else can fail. No replacement is ready as soon as that.
         cluster.kubectl(&["uncordon", node]).await;
-        let left = cluster
-            .pods("app in (coupon,member,mypage,notification)")
-            .await;
+        let left = cluster.pods(THEIR_PODS).await;
         let refused = drained.unwrap_err();
         assert!(refused.contains("disruption budget"), "{refused}");
         for service in SERVICES {
@@ -130,14 +128,12 @@ async fn a_drained_node_keeps_one_pod_of_each_service() {
             assert_eq!(stayed.count(), 1, "{service}: {left:?}");
         }
         eventually(PATIENCE, "the evicted pods are replaced", async || {
-            let pods = cluster
-                .pods("app in (coupon,member,mypage,notification)")
-                .await;
+            let pods = cluster.pods(THEIR_PODS).await;
             let ready = pods.iter().filter(|pod| pod.ready).count();
             (ready == 2 * SERVICES.len()).then_some(())
         })
         .await;
     })
     .await;
-    assert_eq!(promised.failed, [""; 0], "of {} calls", promised.calls);
+    promised.assert_kept();
 }

@@ -31,7 +31,7 @@ async fn coupon_gets_more_pods_under_load_and_fewer_afterwards() {
     let callers = Callers::begin(TEST, &cluster, 16, 0, Vec::new());
     let many = have("load brings more pods", |pods| pods > 1).await;
     let promised = callers.go_home().await;
-    assert_eq!(promised.failed, [""; 0], "of {} calls", promised.calls);
+    promised.assert_kept();
     let after = have("without load one is enough again", |pods| pods == 1).await;
     say(
         TEST,
