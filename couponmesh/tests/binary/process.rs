@@ -12,7 +12,7 @@ use std::{
 
 use tonic::transport::{Channel, Endpoint};
 
-/// Deliveries that were on their way to a replica that went come again after 30 seconds.
+/// Deliveries that were on their way to a replica that died come again after 30 seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// `run` says "couponmesh is listening on ADDRESS (…)", `serve` "couponmesh member is listening on ADDRESS".

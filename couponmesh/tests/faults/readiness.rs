@@ -97,21 +97,28 @@ async fn databases_that_take_no_writes_make_services_unready_and_park_nothing() 
     if !couponmesh_testbed::on_servers() {
         return;
     }
-    let production = Production::start(Plan::replicas(1).own_postgres()).await;
+    let production = Production::start(Plan::replicas(1).own_postgres().ways()).await;
     let server = production.postgres.as_ref().unwrap().url();
     let [address] = production.addresses(ServiceName::Member)[..] else {
         panic!("one replica");
     };
     let load = Load::begin(TEST, &production, 2, |caller| caller);
+    // Coupon has events at hand before its database takes no writes, and cannot handle them.
+    let database = production.database_way(ServiceName::Coupon);
+    let waits = "consumer waits for the database";
+    database.set(Mode::Refuse);
     load.goes_on(20).await;
+    production.logs(ServiceName::Coupon, waits, 0, 1).await;
     set_read_only(&server, "on").await;
+    let before = production.logged(ServiceName::Coupon, waits);
+    database.set(Mode::Pass);
+    production
+        .logs(ServiceName::Coupon, waits, before, TIMES)
+        .await;
     eventually("unready", async || {
         (probe(address).await == UNREADY).then_some(())
     })
     .await;
-    // What coupon was at is at hand, and cannot be handled.
-    let waits = "consumer waits for the database";
-    production.logs(ServiceName::Coupon, waits, 0, TIMES).await;
     set_read_only(&server, "off").await;
     eventually("ready again", async || {
         (probe(address).await == READY).then_some(())

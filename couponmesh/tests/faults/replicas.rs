@@ -77,8 +77,7 @@ async fn a_rolling_restart_loses_nothing() {
     load.goes_on(10).await;
     let acknowledged = load.go_home().await;
     let took = production.auditor().await.check(&acknowledged).await;
-    // At once, mostly. Whoever leaves gives its deliveries back, but one that the server sent in that very
-    // moment comes again after 30 seconds.
+    // Whoever leaves gives back what came to it and what was on its way.
     say(TEST, &format!("at rest after {took:.1?}"));
 }
 

@@ -53,7 +53,7 @@ pub(crate) use self::{
 };
 
 /// How long anything may take to come true: generous, since it only costs time when a test fails. Deliveries that were on
-/// their way to a replica that went come again after 30 seconds.
+/// their way to a replica that died come again after 30 seconds.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 

@@ -6,6 +6,7 @@
 
 mod config;
 mod envelope;
+mod pull;
 mod stream;
 mod subscription;
 
@@ -30,7 +31,7 @@ use serde::Deserialize;
 use tokio::sync::watch;
 
 pub use self::config::NatsConfig;
-use self::{stream::Found, subscription::NatsSubscription};
+use self::{pull::Pull, stream::Found, subscription::NatsSubscription};
 use super::{Bus, BusError, Subscription};
 use crate::{MessagingConfig, event::Event};
 
@@ -119,8 +120,14 @@ impl NatsBus {
     pub async fn close(&self) {
         self.0.running.stop().await;
         if let Ok(js) = self.context() {
-            // What was acknowledged or given back last is on its way.
-            let _ = tokio::time::timeout(TIMEOUT, js.client().drain()).await;
+            let client = js.client();
+            // What was acknowledged or given back last goes out before the process does.
+            let _ = tokio::time::timeout(TIMEOUT, async {
+                client.flush().await?;
+                client.drain().await?;
+                Ok::<(), async_nats::Error>(())
+            })
+            .await;
         }
     }
 
@@ -311,20 +318,34 @@ impl NatsBus {
         }
     }
 
-    /// Tells the server, in the background, that deliveries were not dealt with.
-    fn give_back(&self, deliveries: Vec<Acker>) {
-        if deliveries.is_empty() || tokio::runtime::Handle::try_current().is_err() {
+    /// Tells the server, in the background, that deliveries were not dealt with: those that came, and those that
+    /// still come to a request.
+    fn give_back(&self, deliveries: Vec<Acker>, pull: Option<Pull>) {
+        if tokio::runtime::Handle::try_current().is_err() {
             return;
         }
-        // Not waited for: what does not arrive is delivered again a little later.
+        // What does not arrive is delivered again later.
         drop(self.0.running.spawn(async move {
-            for delivery in deliveries {
-                if delivery.ack_with(AckKind::Nak(None)).await.is_err() {
-                    return;
-                }
+            back(deliveries).await?;
+            let Some(mut pull) = pull else {
+                return Ok(());
+            };
+            // Only at the end: until then they might come back to this very request.
+            let mut late = Vec::new();
+            while let Some(Ok(message)) = pull.next().await {
+                late.push(message.split().1);
             }
+            back(late).await
         }));
     }
+}
+
+/// Tells the server that these were not dealt with.
+async fn back(deliveries: Vec<Acker>) -> Result<(), async_nats::Error> {
+    for delivery in deliveries {
+        delivery.ack_with(AckKind::Nak(None)).await?;
+    }
+    Ok(())
 }
 
 /// What the server says to a batch.

@@ -10,6 +10,9 @@ use crate::support::{Mesh, TICKED, TICKS};
 /// Longer than any bus takes to deliver again what was not acknowledged.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Shorter than that: how long what was given back may take.
+const SOON: Duration = Duration::from_secs(20);
+
 /// Checks the promises of [`Bus`]. Consumers' names are the contract's own, and `event` makes events that no
 /// other test knows, so the bus may be in use and may hold other events.
 pub(crate) async fn keeps_its_promises(bus: &Arc<dyn Bus>, event: impl Fn(&str) -> Event) {
@@ -62,8 +65,16 @@ pub(crate) async fn keeps_its_promises(bus: &Arc<dyn Bus>, event: impl Fn(&str) 
     bus.publish(repeated.clone()).await.unwrap();
     receive(&mut first, &repeated, 8).await;
 
+    // What was on its way to subscriptions that left, one after another while events came, is delivered soon.
+    drop(first);
+    let flood = ticks(1_000);
+    come_and_go(bus, "contract-first", flood.clone()).await;
+    let mut first = join(bus, "contract-first").await;
+    let delivered = tokio::time::timeout(SOON, receive(&mut first, &flood, 1_000)).await;
+    delivered.expect("what was given back comes soon");
+
     // The other consumer has its own place: it misses nothing of what happened meanwhile.
-    let meanwhile: Vec<Event> = [late, again, news, repeated].concat();
+    let meanwhile: Vec<Event> = [late, again, news, repeated, flood].concat();
     receive(&mut second, &meanwhile, 1_000).await;
 
     // Waiting may be given up at any time without losing anything.
@@ -73,6 +84,23 @@ pub(crate) async fn keeps_its_promises(bus: &Arc<dyn Bus>, event: impl Fn(&str) 
     let after = ticks(1);
     bus.publish(after.clone()).await.unwrap();
     receive(&mut second, &after, 8).await;
+}
+
+/// Subscriptions that leave as soon as something is delivered to them, while `events` are published.
+async fn come_and_go(bus: &Arc<dyn Bus>, consumer: &'static str, events: Vec<Event>) {
+    let publisher = bus.clone();
+    let publishing = tokio::spawn(async move {
+        for ten in events.chunks(10) {
+            publisher.publish(ten.to_vec()).await.unwrap();
+        }
+    });
+    while !publishing.is_finished() {
+        let mut leaving = join(bus, consumer).await;
+        let _ = tokio::time::timeout(Duration::from_millis(10), leaving.next(8)).await;
+        // A bus that has something at hand lets nobody else run.
+        tokio::task::yield_now().await;
+    }
+    publishing.await.unwrap();
 }
 
 async fn join(bus: &Arc<dyn Bus>, consumer: &'static str) -> Box<dyn Subscription> {

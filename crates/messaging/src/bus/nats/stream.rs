@@ -161,8 +161,9 @@ bus_errors!(
     CreateStreamError,
     async_nats::jetstream::stream::PurgeError,
     async_nats::jetstream::stream::ConsumerError,
-    async_nats::jetstream::consumer::StreamError,
+    async_nats::jetstream::consumer::pull::BatchRequestError,
     async_nats::jetstream::context::PublishError,
     async_nats::client::PublishError,
     async_nats::client::RequestError,
+    async_nats::SubscribeError,
 );

@@ -4,27 +4,20 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_nats::jetstream::{
     AckKind, Message,
-    consumer::{
-        AckPolicy, DeliverPolicy, PullConsumer,
-        pull::{self, Stream as Messages},
-    },
+    consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull},
     message::Acker,
     stream::Stream,
 };
 use async_trait::async_trait;
-use futures::{FutureExt as _, StreamExt as _};
+use futures::FutureExt as _;
 
-use super::{NatsBus, envelope};
+use super::{NatsBus, envelope, pull::Pull};
 use crate::bus::{BusError, Delivery, Subscription};
 
 /// How long a delivery may be dealt with before another replica gets it: that of a replica that died.
 const ACK_WAIT: Duration = Duration::from_secs(30);
 /// Deliveries under way at all replicas together.
 const MAX_ACK_PENDING: i64 = 10_000;
-/// How often the server says that it is still there while there is nothing to deliver.
-const HEARTBEAT: Duration = Duration::from_secs(5);
-/// How long a pull waits at the server before it is renewed.
-const EXPIRES: Duration = Duration::from_secs(30);
 /// When a type that this binary does not know is offered to a newer replica again.
 const LEAVE_TO_OTHERS: Duration = Duration::from_secs(5);
 /// How long telling the server may take.
@@ -34,7 +27,9 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct NatsSubscription {
     bus: NatsBus,
     types: &'static [&'static str],
-    messages: Messages,
+    durable: PullConsumer,
+    /// What the server was asked for; none once all of it came.
+    pull: Option<Pull>,
     /// Delivered and not acknowledged.
     outstanding: Vec<Acker>,
     /// Found while more was looked for; told at the next call.
@@ -48,21 +43,28 @@ impl NatsSubscription {
         consumer: &'static str,
         types: &'static [&'static str],
     ) -> Result<Self, BusError> {
-        let durable = durable(stream, consumer, types).await?;
-        let messages = durable
-            .stream()
-            .max_messages_per_batch(bus.batch())
-            .heartbeat(HEARTBEAT)
-            .expires(EXPIRES)
-            .messages()
-            .await?;
         Ok(Self {
             bus: bus.clone(),
             types,
-            messages,
+            durable: durable(stream, consumer, types).await?,
+            pull: None,
             outstanding: Vec::new(),
             failed: None,
         })
+    }
+
+    /// The next message, of this request or the next one. Nothing is lost when it is given up.
+    async fn message(&mut self) -> Result<Message, BusError> {
+        loop {
+            if let Some(pull) = &mut self.pull {
+                if let Some(message) = pull.next().await {
+                    return message;
+                }
+                self.pull = None;
+            }
+            let pull = Pull::ask(self.bus.context()?, &self.durable, self.bus.batch()).await?;
+            self.pull = Some(pull);
+        }
     }
 
     /// The event in `message`; none when it is not of our types. During an upgrade a newer replica may have
@@ -135,26 +137,25 @@ impl Subscription for NatsSubscription {
                 return Ok(deliveries);
             }
             let message = if deliveries.is_empty() {
-                // The only wait: nothing is lost when it is given up.
-                self.messages.next().await
+                // The only wait.
+                self.message().await
             } else if deliveries.len() == max {
                 return Ok(deliveries);
             } else {
-                match self.messages.next().now_or_never() {
+                match self.message().now_or_never() {
                     Some(message) => message,
                     None => return Ok(deliveries),
                 }
             };
             match message {
-                Some(Ok(message)) => match self.take(message).await {
+                Ok(message) => match self.take(message).await {
                     Ok(delivery) => deliveries.extend(delivery),
                     Err(error) => self.failed = Some(error),
                 },
-                Some(Err(error)) => {
+                Err(error) => {
                     self.bus.look_again();
-                    self.failed = Some(BusError(Box::new(error)));
+                    self.failed = Some(error);
                 }
-                None => self.failed = Some(BusError("the subscription ended".into())),
             }
         }
     }
@@ -177,10 +178,7 @@ impl Drop for NatsSubscription {
     /// Gives back what was not dealt with, so that another replica, or the next life of this one, need not
     /// wait for it.
     fn drop(&mut self) {
-        let mut left = std::mem::take(&mut self.outstanding);
-        while let Some(Some(Ok(message))) = self.messages.next().now_or_never() {
-            left.push(message.split().1);
-        }
-        self.bus.give_back(left);
+        let left = std::mem::take(&mut self.outstanding);
+        self.bus.give_back(left, self.pull.take());
     }
 }

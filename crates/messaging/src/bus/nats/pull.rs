@@ -1,0 +1,99 @@
+//! One request for deliveries, read to its end.
+//!
+//! async-nats renews its requests for as long as its stream lives. What the server sends to one that is given up
+//! is lost until its wait for the acknowledgement is over, half a minute later. A request that ends can be waited for.
+
+use std::time::Duration;
+
+use async_nats::{
+    StatusCode, Subscriber,
+    connection::State,
+    jetstream::{
+        Context, Message,
+        consumer::{PullConsumer, pull::BatchConfig},
+    },
+};
+use futures::StreamExt as _;
+use tokio::time::Instant;
+
+use crate::bus::BusError;
+
+/// How long the server keeps a request while there is nothing to deliver: what a stop waits for at the most.
+const EXPIRES: Duration = Duration::from_secs(1);
+/// How much later than that the server may say so, before the request counts as lost with its connection.
+const LATE: Duration = Duration::from_secs(2);
+
+/// A request for so many deliveries. It ends when all of them came, or its time is over.
+pub(super) struct Pull {
+    /// An inbox of its own, so that nothing of an earlier request is counted.
+    inbox: Subscriber,
+    context: Context,
+    /// How many may still come.
+    open: usize,
+    lost: Instant,
+}
+
+impl Pull {
+    /// Asks for `max` deliveries. Nothing is lost when it is given up.
+    ///
+    /// # Errors
+    /// When there is no connection. Requests would pile up in the client, and be answered to nobody later.
+    pub(super) async fn ask(
+        context: &Context,
+        consumer: &PullConsumer,
+        max: usize,
+    ) -> Result<Self, BusError> {
+        let client = context.client();
+        if client.connection_state() != State::Connected {
+            return Err(BusError("not connected to NATS".into()));
+        }
+        let address = client.new_inbox();
+        let inbox = client.subscribe(address.clone()).await?;
+        let request = BatchConfig {
+            batch: max,
+            expires: Some(EXPIRES),
+            ..BatchConfig::default()
+        };
+        // The last wait: deliveries can only come to one who has gone past it.
+        consumer.request_batch(request, address.into()).await?;
+        Ok(Self {
+            inbox,
+            context: context.clone(),
+            open: max,
+            lost: Instant::now() + EXPIRES + LATE,
+        })
+    }
+
+    /// The next delivery; none when the request has ended. Nothing is lost when it is given up.
+    pub(super) async fn next(&mut self) -> Option<Result<Message, BusError>> {
+        if self.open == 0 {
+            return None;
+        }
+        let message = tokio::select! {
+            // What came is taken however late: the one who asked may have been busy.
+            biased;
+            message = self.inbox.next() => message,
+            () = tokio::time::sleep_until(self.lost) => None,
+        };
+        let Some(message) = message else {
+            self.open = 0;
+            return None;
+        };
+        match message.status {
+            None | Some(StatusCode::OK) => {
+                self.open -= 1;
+                let context = self.context.clone();
+                Some(Ok(Message { message, context }))
+            }
+            Some(StatusCode::TIMEOUT) => {
+                self.open = 0;
+                None
+            }
+            Some(status) => {
+                self.open = 0;
+                let description = message.description.unwrap_or_default();
+                Some(Err(BusError(format!("{status}: {description}").into())))
+            }
+        }
+    }
+}
