@@ -57,8 +57,13 @@ impl Cluster {
 
     /// Applies YAML.
     pub(crate) async fn apply(&self, yaml: &str) {
-        let applied = self.run("kubectl", &["apply", "-f", "-"], yaml).await;
-        applied.unwrap();
+        self.apply_in(&self.namespace, yaml).await;
+    }
+
+    /// Applies YAML in another namespace.
+    pub(crate) async fn apply_in(&self, namespace: &str, yaml: &str) {
+        let apply = ["--namespace", namespace, "apply", "-f", "-"];
+        self.run("kubectl", &apply, yaml).await.unwrap();
     }
 
     /// Runs istioctl in the namespace and reads the JSON that it prints.

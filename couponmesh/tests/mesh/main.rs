@@ -12,7 +12,7 @@
 //! | callers at the gateway | [`callers`] |
 //! | what must hold in the databases in the end | [`books`] |
 //! | a workload that has no business here | [`stranger`] |
-//! | the tests | [`gateway`], [`policies`], [`settings`], [`overload`], [`failure`], [`rollout`], [`scaling`] |
+//! | the tests | [`gateway`], [`policies`], [`settings`], [`overload`], [`failure`], [`traces`], [`rollout`], [`scaling`] |
 //! | whether the tests can fail | [`controls`] |
 
 // Clippy sees tests only in test functions, not in their helpers.
@@ -39,3 +39,4 @@ mod sidecar;
 #[path = "../faults/soak.rs"]
 mod soak;
 mod stranger;
+mod traces;

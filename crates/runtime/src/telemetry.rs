@@ -23,7 +23,7 @@ use tracing_subscriber::{
 };
 
 pub use self::traceparent::{
-    TRACEPARENT_HEADER, child_of, is_traceparent, set_parent, traceparent_of,
+    TRACEPARENT_HEADER, child_of, is_traceparent, request_id_of, set_parent, traceparent_of,
 };
 use crate::config::{Problems, Validate, serialize_url};
 

@@ -5,7 +5,13 @@ use std::time::Duration;
 use couponmesh_proto::coupon::v1::{
     CancelCouponRequest, Coupon, coupon_service_client::CouponServiceClient,
 };
-use couponmesh_runtime::{Timestamp, context::CORRELATION_HEADER, id::CouponId, status, telemetry};
+use couponmesh_runtime::{
+    Timestamp,
+    context::CORRELATION_HEADER,
+    id::CouponId,
+    status,
+    telemetry::{self, TRACEPARENT_HEADER},
+};
 use tonic::{
     Code, Request, Status, TimeoutExpired,
     metadata::MetadataMap,
@@ -98,13 +104,20 @@ impl CouponClient {
 
 fn add_context(metadata: &mut MetadataMap, withdrawal: &Model) {
     let context = withdrawal.context();
-    // Both are visible ASCII by construction.
-    if let Ok(value) = context.correlation_id.as_str().parse() {
-        metadata.insert(CORRELATION_HEADER, value);
-    }
-    if let Some(Ok(value)) = telemetry::child_of(&context, "CancelCoupon").map(|text| text.parse())
-    {
-        metadata.insert("traceparent", value);
+    let traceparent = telemetry::child_of(&context, "CancelCoupon");
+    let request_id = traceparent
+        .as_deref()
+        .and_then(|trace| telemetry::request_id_of(trace, withdrawal.withdrawal_id.0));
+    let correlation_id = Some(context.correlation_id.as_str().to_owned());
+    for (key, value) in [
+        (CORRELATION_HEADER, correlation_id),
+        (TRACEPARENT_HEADER, traceparent),
+        ("x-request-id", request_id),
+    ] {
+        // All are visible ASCII by construction.
+        if let Some(Ok(value)) = value.map(|text| text.parse()) {
+            metadata.insert(key, value);
+        }
     }
 }
 

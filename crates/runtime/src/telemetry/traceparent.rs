@@ -6,6 +6,7 @@ use opentelemetry::{propagation::TextMapPropagator as _, trace::TraceContextExt 
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+use uuid::Uuid;
 
 use crate::context::Context;
 
@@ -41,6 +42,23 @@ pub fn child_of(cx: &Context, name: &str) -> Option<String> {
     span.in_scope(|| traceparent_of(cx))
 }
 
+/// The `x-request-id` of a call that carries `traceparent`, made of an `id` of what it is about; none when the
+/// trace is not recorded.
+///
+/// A sidecar that meets a request without its own mark in this id throws the dice for it, whatever the trace
+/// context says, and marks the context as not recorded when it loses. The mark is in place of the UUID's version:
+/// [Envoy's UUID request ids](https://www.envoyproxy.io/docs/envoy/latest/api-v3/extensions/request_id/uuid/v3/uuid.proto).
+#[must_use]
+pub fn request_id_of(traceparent: &str, id: Uuid) -> Option<String> {
+    /// Envoy's mark of a request that is sampled.
+    const SAMPLED: u8 = 0x90;
+    let flags = traceparent.rsplit('-').next()?;
+    let recorded = u8::from_str_radix(flags, 16).ok()? & 1 == 1;
+    let mut bytes = id.into_bytes();
+    bytes[6] = SAMPLED | (bytes[6] & 0x0f);
+    recorded.then(|| Uuid::from_bytes(bytes).to_string())
+}
+
 /// Makes `span` a child of the span that `traceparent` names. Call it before the span is entered.
 /// Nothing happens when spans are not exported.
 pub fn set_parent(span: &Span, traceparent: &str) {
@@ -68,7 +86,6 @@ mod tests {
     use opentelemetry::trace::TracerProvider as _;
     use opentelemetry_sdk::trace::SdkTracerProvider;
     use tracing_subscriber::layer::SubscriberExt as _;
-    use uuid::Uuid;
 
     use super::*;
 
@@ -96,6 +113,15 @@ mod tests {
         ] {
             assert!(!is_traceparent(malformed), "{malformed}");
         }
+    }
+
+    #[test]
+    fn the_request_id_of_a_recorded_trace_has_envoys_mark() {
+        let id = Uuid::parse_str("01a20843-c32b-7dd6-aefb-17a3e6e22d00").unwrap();
+        let marked = "01a20843-c32b-9dd6-aefb-17a3e6e22d00";
+        assert_eq!(request_id_of(TRACEPARENT, id).as_deref(), Some(marked));
+        let not_recorded = TRACEPARENT.replace("-01", "-00");
+        assert_eq!(request_id_of(&not_recorded, id), None);
     }
 
     #[test]
