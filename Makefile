@@ -15,8 +15,11 @@ STATIC_FLAGS := -C target-feature=+crt-static --remap-path-prefix=$(or $(CARGO_H
 IMAGE ?= couponmesh:$(shell sed -n '/^version = /{s/.*"\(.*\)"/\1/p;q}' Cargo.toml)
 # Where `make up` keeps data and logs. PostgreSQL's user has to get there, which it does not under /root.
 UP_DIR ?= /var/tmp/couponmesh-up
+# The binary as the tests build it, so that nothing is built twice: what dependencies can do depends on what is asked for,
+# and examples, of which there are none, are what makes cargo count dev-dependencies in.
+BUILD_AS_TESTS := $(CARGO) build --locked --workspace --bins --examples
 # For tests of two releases together: the binary of the one before this, which is built unless it is given.
-FIND_PREVIOUS := previous=$${COUPONMESH_TEST_PREVIOUS:-$$(scripts/previous "$(TARGET)/previous")}
+FIND_PREVIOUS := previous=$${COUPONMESH_TEST_PREVIOUS:-$$(scripts/previous "$(TARGET)")}
 
 help: ## print this help
 	@awk 'BEGIN { FS = ":.*## " } \
@@ -57,7 +60,7 @@ test-full: deps tools ## run every test on PostgreSQL and NATS
 
 up-test: deps ## test make up and make down, in a directory of their own
 	@scripts/tools "$(TOOLS)" grpcurl
-	$(CARGO) build --locked -p couponmesh
+	$(BUILD_AS_TESTS)
 	PATH="$(TOOLS)/bin:$$PATH" scripts/up-test "$(TARGET)/debug/couponmesh"
 
 # MESH_LOAD is the command that makes an image archive known to the cluster, e.g. "kind load image-archive";
@@ -71,16 +74,16 @@ mesh-soak: image ## the same at length, and each protection taken away (an hour)
 	PATH="$(TOOLS)/bin:$$PATH" COUPONMESH_SOAK=1 scripts/mesh-test "$(TARGET)" "$(TARGET)/$(STATIC)/release/couponmesh"
 
 charts: ## check the charts without a cluster (needs helm and istioctl)
-	$(CARGO) build --locked -p couponmesh
+	$(BUILD_AS_TESTS)
 	@scripts/charts "$(TARGET)/debug/couponmesh"
 
 soak: deps tools ## let PostgreSQL, NATS, networks and replicas fail under load (a quarter of an hour)
 	$(FIND_PREVIOUS); \
 	  PATH="$(TOOLS)/bin:$$PATH" scripts/with-postgres env COUPONMESH_TEST_STACK=servers COUPONMESH_TEST_PREVIOUS="$$previous" COUPONMESH_SOAK=1 \
-	  $(CARGO) test --locked -p couponmesh --test faults -- --test-threads 1 --nocapture
+	  $(CARGO) test --locked --workspace --test faults -- --test-threads 1 --nocapture
 
 tour: tools ## run the README's grpcurl tour and compare what it prints
-	$(CARGO) build --locked -p couponmesh
+	$(BUILD_AS_TESTS)
 	PATH="$(TOOLS)/bin:$$PATH" scripts/tour "$(TARGET)/debug/couponmesh"
 
 lint: tools ## check format, clippy, documentation and the contract

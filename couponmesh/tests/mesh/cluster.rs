@@ -66,6 +66,19 @@ impl Cluster {
         self.run("kubectl", &apply, yaml).await.unwrap();
     }
 
+    /// Deletes from there what [`apply_in`](Self::apply_in) made, if it did.
+    pub(crate) async fn delete_in(&self, namespace: &str, yaml: &str) {
+        let delete = [
+            "--namespace",
+            namespace,
+            "delete",
+            "--ignore-not-found",
+            "-f",
+            "-",
+        ];
+        self.run("kubectl", &delete, yaml).await.unwrap();
+    }
+
     /// Runs istioctl in the namespace and reads the JSON that it prints.
     pub(crate) async fn istioctl(&self, arguments: &[&str]) -> Value {
         let mut all = arguments.to_vec();

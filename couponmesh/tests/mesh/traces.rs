@@ -2,16 +2,21 @@
 
 use std::collections::BTreeSet;
 
-use couponmesh_proto::member::v1::{RegisterMemberRequest, WithdrawMemberRequest};
+use couponmesh_proto::{
+    member::v1::{RegisterMemberRequest, WithdrawMemberRequest},
+    mypage::v1::GetMyPageRequest,
+};
 use couponmesh_runtime::{Clock, Random};
 
 use crate::{
-    callers::members,
+    callers::{members, pages},
     cluster::{Cluster, PATIENCE, eventually},
 };
 
 /// A caller that has its calls traced.
 const CALLER: &str = "b7ad6b7169203331";
+
+const GATEWAYS: &str = "istio-ingress";
 
 /// A span, as the collector's debug exporter prints it.
 #[derive(Debug, Default)]
@@ -68,10 +73,9 @@ fn gateway_traces_everything() -> String {
     let mut blocks = blocks.filter_map(|block| block.split("```").next());
     let telemetry = blocks.find(|block| block.contains("kind: Telemetry"));
     let telemetry = telemetry.expect("docs/kubernetes.md shows a Telemetry");
-    telemetry.replace(
-        "randomSamplingPercentage: 5",
-        "randomSamplingPercentage: 100",
-    )
+    let (before, percent) = telemetry.split_once("randomSamplingPercentage:").unwrap();
+    assert_eq!(percent.trim().parse(), Ok(5), "its last line");
+    format!("{before}randomSamplingPercentage: 100\n")
 }
 
 /// With the provider that docs/kubernetes.md shows.
@@ -83,8 +87,17 @@ async fn what_a_call_causes_is_one_trace_of_services_and_sidecars() {
         return;
     }
     let cluster = Cluster::here();
+    // So that the gateway is as it was, whatever comes of it.
+    let seen = tokio::spawn(one_trace(cluster.clone())).await;
     let yaml = gateway_traces_everything();
-    cluster.apply_in("istio-ingress", &yaml).await;
+    cluster.delete_in(GATEWAYS, &yaml).await;
+    cluster.upgrade(&[]).await;
+    seen.unwrap();
+}
+
+async fn one_trace(cluster: Cluster) {
+    let yaml = gateway_traces_everything();
+    cluster.apply_in(GATEWAYS, &yaml).await;
     cluster
         .upgrade(&[
             "telemetry.otlpEndpoint=http://otel-collector.observability:4317",
@@ -92,20 +105,6 @@ async fn what_a_call_causes_is_one_trace_of_services_and_sidecars() {
             "istio.telemetry.tracing.provider=otel",
         ])
         .await;
-    let seen = tokio::spawn(one_trace(cluster.clone())).await;
-    let gone = [
-        "--namespace",
-        "istio-ingress",
-        "delete",
-        "telemetry",
-        "traces",
-    ];
-    cluster.kubectl(&gone).await;
-    cluster.upgrade(&[]).await;
-    seen.unwrap();
-}
-
-async fn one_trace(cluster: Cluster) {
     let trace = Random::from_os().uuid_v7(Clock::system().now());
     let trace = trace.simple().to_string();
     let ann = RegisterMemberRequest {
@@ -114,8 +113,16 @@ async fn one_trace(cluster: Cluster) {
         ..Default::default()
     };
     let registered = members(&cluster).register_member(traced(&trace, ann)).await;
+    let member_id = registered.unwrap().into_inner().member.unwrap().member_id;
+    // Who leaves earlier gets no coupon, and so no event of it.
+    let page = GetMyPageRequest {
+        member_id: member_id.clone(),
+        min_version: 3,
+    };
+    let page = pages(&cluster).get_my_page(page).await.unwrap();
+    assert_eq!(page.into_inner().page.unwrap().member_version, 3);
     let leaving = WithdrawMemberRequest {
-        member_id: registered.unwrap().into_inner().member.unwrap().member_id,
+        member_id,
         ..Default::default()
     };
     let leaving = traced(&trace, leaving);

@@ -185,7 +185,37 @@ fn unavailable(status: &Status) -> Reason {
 
 #[cfg(test)]
 mod tests {
+    use couponmesh_runtime::id::{MemberId, WithdrawalId};
+    use sea_orm::prelude::Uuid;
+
     use super::*;
+    use crate::withdrawals::State;
+
+    #[test]
+    fn a_recorded_trace_goes_along_with_envoys_mark_of_it() {
+        let id = Uuid::parse_str("01a20843-c32b-7dd6-aefb-17a3e6e22d00").unwrap();
+        let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let now = couponmesh_runtime::Clock::system().now();
+        let withdrawal = Model {
+            withdrawal_id: WithdrawalId(id),
+            member_id: MemberId(id),
+            state: State::Pending,
+            attempt_count: 1,
+            next_attempt_time: None,
+            claim_end_time: None,
+            pending_reason: None,
+            request_time: now,
+            complete_time: None,
+            correlation_id: "mine".to_owned(),
+            traceparent: Some(traceparent.to_owned()),
+        };
+        let mut sent = MetadataMap::new();
+        add_context(&mut sent, &withdrawal);
+        assert_eq!(sent.get(CORRELATION_HEADER).unwrap(), "mine");
+        assert_eq!(sent.get(TRACEPARENT_HEADER).unwrap(), traceparent);
+        let marked = "01a20843-c32b-9dd6-aefb-17a3e6e22d00";
+        assert_eq!(sent.get("x-request-id").unwrap(), marked);
+    }
 
     #[test]
     fn every_refusal_has_its_reason() {

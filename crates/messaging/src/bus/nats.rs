@@ -17,6 +17,7 @@ use std::{
 
 use async_nats::{
     ConnectOptions, Event as ConnectionEvent,
+    connection::State,
     jetstream::{
         self, Context,
         message::{AckKind, Acker},
@@ -121,13 +122,15 @@ impl NatsBus {
         self.0.running.stop().await;
         if let Ok(js) = self.context() {
             let client = js.client();
-            // What was acknowledged or given back last goes out before the process does.
-            let _ = tokio::time::timeout(TIMEOUT, async {
-                client.flush().await?;
+            let end = async {
+                // What was acknowledged or given back last goes out before the process does.
+                if client.connection_state() == State::Connected {
+                    client.flush().await?;
+                }
                 client.drain().await?;
                 Ok::<(), async_nats::Error>(())
-            })
-            .await;
+            };
+            let _ = tokio::time::timeout(TIMEOUT, end).await;
         }
     }
 
@@ -320,32 +323,27 @@ impl NatsBus {
 
     /// Tells the server, in the background, that deliveries were not dealt with: those that came, and those that
     /// still come to a request.
-    fn give_back(&self, deliveries: Vec<Acker>, pull: Option<Pull>) {
+    fn give_back(&self, mut deliveries: Vec<Acker>, pull: Option<Pull>) {
         if tokio::runtime::Handle::try_current().is_err() {
             return;
         }
+        let give_back = async move {
+            // To its end first, or they would come back to this very request.
+            if let Some(mut pull) = pull {
+                while let Some(Ok(message)) = pull.next().await {
+                    deliveries.push(message.split().1);
+                }
+            }
+            for delivery in deliveries {
+                delivery.ack_with(AckKind::Nak(None)).await?;
+            }
+            Ok::<(), async_nats::Error>(())
+        };
         // What does not arrive is delivered again later.
         drop(self.0.running.spawn(async move {
-            back(deliveries).await?;
-            let Some(mut pull) = pull else {
-                return Ok(());
-            };
-            // Only at the end: until then they might come back to this very request.
-            let mut late = Vec::new();
-            while let Some(Ok(message)) = pull.next().await {
-                late.push(message.split().1);
-            }
-            back(late).await
+            let _ = tokio::time::timeout(TIMEOUT, give_back).await;
         }));
     }
-}
-
-/// Tells the server that these were not dealt with.
-async fn back(deliveries: Vec<Acker>) -> Result<(), async_nats::Error> {
-    for delivery in deliveries {
-        delivery.ack_with(AckKind::Nak(None)).await?;
-    }
-    Ok(())
 }
 
 /// What the server says to a batch.

@@ -3,7 +3,7 @@
 //! async-nats renews its requests for as long as its stream lives. What the server sends to one that is given up
 //! is lost until its wait for the acknowledgement is over, half a minute later. A request that ends can be waited for.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use async_nats::{
     StatusCode, Subscriber,
@@ -18,10 +18,14 @@ use tokio::time::Instant;
 
 use crate::bus::BusError;
 
-/// How long the server keeps a request while there is nothing to deliver: what a stop waits for at the most.
+/// How long the server keeps a request while there is nothing to deliver. A stop waits for its end, and deliveries
+/// that come to it meanwhile wait, too.
 const EXPIRES: Duration = Duration::from_secs(1);
-/// How much later than that the server may say so, before the request counts as lost with its connection.
+/// How much later than that the server may say so before the request counts as lost, when the connection is another.
 const LATE: Duration = Duration::from_secs(2);
+/// The same when the connection is still the one that it was asked on: what comes after a network that hangs is not
+/// thrown away.
+const VERY_LATE: Duration = Duration::from_secs(10);
 
 /// A request for so many deliveries. It ends when all of them came, or its time is over.
 pub(super) struct Pull {
@@ -30,7 +34,9 @@ pub(super) struct Pull {
     context: Context,
     /// How many may still come.
     open: usize,
-    lost: Instant,
+    asked: Instant,
+    /// How often there had been a connection by then.
+    connection: u64,
 }
 
 impl Pull {
@@ -47,6 +53,7 @@ impl Pull {
         if client.connection_state() != State::Connected {
             return Err(BusError("not connected to NATS".into()));
         }
+        let connection = connection(context);
         let address = client.new_inbox();
         let inbox = client.subscribe(address.clone()).await?;
         let request = BatchConfig {
@@ -60,7 +67,8 @@ impl Pull {
             inbox,
             context: context.clone(),
             open: max,
-            lost: Instant::now() + EXPIRES + LATE,
+            asked: Instant::now(),
+            connection,
         })
     }
 
@@ -73,7 +81,7 @@ impl Pull {
             // What came is taken however late: the one who asked may have been busy.
             biased;
             message = self.inbox.next() => message,
-            () = tokio::time::sleep_until(self.lost) => None,
+            () = lost(&self.context, self.asked, self.connection) => None,
         };
         let Some(message) = message else {
             self.open = 0;
@@ -95,5 +103,22 @@ impl Pull {
                 Some(Err(BusError(format!("{status}: {description}").into())))
             }
         }
+    }
+}
+
+/// Which of the client's connections this is.
+fn connection(context: &Context) -> u64 {
+    context
+        .client()
+        .statistics()
+        .connects
+        .load(Ordering::Relaxed)
+}
+
+/// Until a request of then, on that connection, counts as lost.
+async fn lost(context: &Context, asked: Instant, on: u64) {
+    tokio::time::sleep_until(asked + EXPIRES + LATE).await;
+    if connection(context) == on {
+        tokio::time::sleep_until(asked + EXPIRES + VERY_LATE).await;
     }
 }

@@ -137,7 +137,7 @@ impl Subscription for NatsSubscription {
                 return Ok(deliveries);
             }
             let message = if deliveries.is_empty() {
-                // The only wait.
+                // The long wait: nothing is lost when it is given up.
                 self.message().await
             } else if deliveries.len() == max {
                 return Ok(deliveries);
