@@ -17,6 +17,7 @@ use async_trait::async_trait;
 use couponmesh_runtime::{backoff::Backoff, database, id::EventId, running::Running};
 use futures::FutureExt as _;
 use sea_orm::DbErr;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -146,14 +147,15 @@ impl<H: Handler> Consumer<H> {
                 deliveries = subscription.next(self.batch) => deliveries?,
             };
             backoff.reset();
-            if deliveries.len() == self.batch {
-                pace.hurry();
-            }
+            let begun = Instant::now();
             let events: Vec<&Event> = distinct(&deliveries);
             if self.process(&events, &mut careful).await.is_err() {
                 return Ok(());
             }
             subscription.ack().await?;
+            if deliveries.len() < self.batch {
+                pace.rest(begun);
+            }
         }
     }
 

@@ -2,8 +2,8 @@
 //!
 //! On PostgreSQL and NATS a batch costs round trips and syncs whatever its size. Without a pace, a load that
 //! comes evenly is handled in batches of one or two until the machine has no more to give, and only then do
-//! they grow. So a batch that was not full is followed by the next no sooner than 20 ms after its begin;
-//! the first after a rest is not held up at all.
+//! they grow. So a batch that was not full is followed by a rest, and the longer it took, the longer that is: on
+//! a busy machine batches grow. The first after a rest is not held up at all.
 
 use std::time::Duration;
 
@@ -11,13 +11,18 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::store::Store;
 
-/// A registration reaches My Page in four steps, each of which may wait this long.
-const SHORTEST: Duration = Duration::from_millis(20);
+/// From the begin of one batch to the next. A registration reaches My Page in four steps, each of which may wait
+/// this long.
+const SHORTEST: Duration = Duration::from_millis(10);
+/// The same on a machine that has no more to give.
+const LONGEST: Duration = Duration::from_millis(50);
+/// How often the time that a batch took fits into the time until the next may begin.
+const SHARE: u32 = 2;
 
 /// Keeps one loop's pace.
 #[derive(Debug)]
 pub struct Pace {
-    shortest: Duration,
+    is_far: bool,
     next: Option<Instant>,
 }
 
@@ -25,50 +30,79 @@ impl Pace {
     /// The pace of a loop over `store`. There is none on SQLite, where a transaction costs no round trips.
     #[must_use]
     pub fn of(store: &Store) -> Self {
-        let is_far = store.database().postgres().is_some();
         Self {
-            shortest: if is_far { SHORTEST } else { Duration::ZERO },
+            is_far: store.database().postgres().is_some(),
             next: None,
         }
     }
 
     /// Waits until the next batch may begin.
     pub async fn keep(&mut self) {
-        if self.shortest.is_zero() {
-            return;
-        }
-        if let Some(next) = self.next {
+        if let Some(next) = self.next.take() {
             sleep_until(next).await;
         }
-        self.next = Some(Instant::now() + self.shortest);
     }
 
-    /// Lets the next batch begin at once: this one was full, and more wait.
-    pub fn hurry(&mut self) {
-        self.next = None;
+    /// Lets the next batch wait: that begun then was dealt with, and was not full.
+    pub fn rest(&mut self, begun: Instant) {
+        if self.is_far {
+            let took = begun.elapsed();
+            self.next = Some(begun + (took * SHARE).clamp(SHORTEST, LONGEST).max(took));
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::sleep;
+
     use super::*;
+
+    /// How long the next batch waits after one that took so long.
+    async fn rest_after(pace: &mut Pace, took: Duration) -> Duration {
+        let begun = Instant::now();
+        sleep(took).await;
+        pace.rest(begun);
+        let done = Instant::now();
+        pace.keep().await;
+        done.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_longer_a_batch_took_the_longer_the_next_waits() {
+        let milliseconds = Duration::from_millis;
+        let mut pace = Pace {
+            is_far: true,
+            next: None,
+        };
+        for (took, rest) in [(0, 10), (4, 6), (20, 20), (40, 10), (90, 0)] {
+            let rested = rest_after(&mut pace, milliseconds(took)).await;
+            assert_eq!(rested, milliseconds(rest), "after {took} ms");
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn only_what_follows_closely_waits() {
         let mut pace = Pace {
-            shortest: SHORTEST,
+            is_far: true,
             next: None,
         };
-        let begin = Instant::now();
+        let begun = Instant::now();
         pace.keep().await;
-        assert_eq!(begin.elapsed(), Duration::ZERO);
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        pace.rest(begun);
+        sleep(SHORTEST).await;
         pace.keep().await;
-        assert_eq!(begin.elapsed(), SHORTEST);
-        pace.hurry();
-        pace.keep().await;
-        assert_eq!(begin.elapsed(), SHORTEST);
-        tokio::time::sleep(SHORTEST * 3).await;
-        pace.keep().await;
-        assert_eq!(begin.elapsed(), SHORTEST * 4);
+        assert_eq!(begun.elapsed(), SHORTEST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn there_is_none_where_a_transaction_costs_no_round_trips() {
+        let mut pace = Pace {
+            is_far: false,
+            next: None,
+        };
+        let rested = rest_after(&mut pace, Duration::ZERO).await;
+        assert_eq!(rested, Duration::ZERO);
     }
 }

@@ -7,6 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use couponmesh_runtime::{backoff::Backoff, running::Running};
 use sea_orm::DbErr;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -57,14 +58,15 @@ async fn run(store: Store, bus: Arc<dyn Bus>, batch: usize, stop: CancellationTo
     let mut pace = Pace::of(&store);
     while !stop.is_cancelled() {
         pace.keep().await;
+        let begun = Instant::now();
         let pause = match relay(&store, bus.as_ref(), batch, &mut lease).await {
             Ok(true) => {
                 backoff.reset();
-                pace.hurry();
                 continue;
             }
             Ok(false) => {
                 backoff.reset();
+                pace.rest(begun);
                 POLL
             }
             Err(error) => {

@@ -12,6 +12,7 @@ use couponmesh_runtime::{
 };
 use futures::{StreamExt as _, stream};
 use sea_orm::DbErr;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -64,17 +65,16 @@ impl Worker {
         let mut pace = Pace::of(&self.store);
         while !self.stop.is_cancelled() {
             pace.keep().await;
+            let begun = Instant::now();
             match self.round().await {
-                Ok(true) => {
-                    pace.hurry();
-                    continue;
-                }
-                Ok(false) => {}
+                Ok(true) => continue,
+                Ok(false) => pace.rest(begun),
                 Err(error) => {
                     tracing::warn!(
                         error = &error as &dyn std::error::Error,
                         "deliveries wait for the database"
                     );
+                    pace.rest(begun);
                 }
             }
             tokio::select! {

@@ -153,11 +153,11 @@ async fn a_stream_that_is_set_up_otherwise_is_used_and_left_as_it_is() {
     let js = jetstream::new(nats.events().client().await);
     let before = js.create_stream(others).await.unwrap();
     let bus = nats_bus(&nats).await;
-    // More than eight: it does not take batches, either.
-    let ticks = events(TICKED, 20);
+    // As many as are published as a batch where the stream takes them; this one does not.
+    let ticks = events(TICKED, 40);
     bus.publish(ticks.clone()).await.unwrap();
     let mut subscription = bus.subscribe("a", TICKS).await.unwrap();
-    assert_eq!(read(&mut subscription, 20).await, ids(&ticks));
+    assert_eq!(read(&mut subscription, 40).await, ids(&ticks));
     let after = nats.events().stream().await;
     assert_eq!(after.cached_info().config, before.cached_info().config);
     bus.close().await;
@@ -175,7 +175,7 @@ async fn a_full_stream_refuses_events_and_takes_them_when_there_is_room() {
     let first = events(TICKED, 10);
     bus.publish(first.clone()).await.unwrap();
     // One by one, and as a batch.
-    for too_many in [5, 20] {
+    for too_many in [5, 40] {
         let mut refused = None;
         for _ in 0..5 {
             refused = bus.publish(events(TICKED, too_many)).await.err();
@@ -296,6 +296,30 @@ async fn events_that_are_published_together_with_known_ones_all_arrive() {
     let mut subscription = bus.subscribe("a", TICKS).await.unwrap();
     assert_eq!(read(&mut subscription, 20).await, ids(&all));
     assert_eq!(messages_in(&nats).await, 20, "known ones are dropped");
+    bus.close().await;
+}
+
+#[tokio::test]
+async fn deliveries_come_as_full_batches_while_more_wait() {
+    // Not what the bus asks the server for at once, so that each takes more than one request.
+    const BATCH: usize = 100;
+    let Some(nats) = server() else { return };
+    let bus = nats_bus(&nats).await;
+    let ticks = events(TICKED, BATCH * 40);
+    for some in ticks.chunks(500) {
+        bus.publish(some.to_vec()).await.unwrap();
+    }
+    let mut subscription = bus.subscribe("a", TICKS).await.unwrap();
+    let (mut read, mut batches) = (HashSet::new(), 0);
+    while read.len() < ticks.len() {
+        let deliveries = subscription.next(BATCH).await.unwrap();
+        read.extend(deliveries.iter().map(|event| event.id));
+        subscription.ack().await.unwrap();
+        batches += 1;
+    }
+    assert_eq!(read, ids(&ticks));
+    // A server that is slow for a moment ends one before it is full.
+    assert!((40..55).contains(&batches), "{batches} batches");
     bus.close().await;
 }
 

@@ -10,6 +10,7 @@ use async_nats::jetstream::{
 };
 use async_trait::async_trait;
 use futures::FutureExt as _;
+use tokio::time::timeout;
 
 use super::{NatsBus, envelope, pull::Pull};
 use crate::bus::{BusError, Delivery, Subscription};
@@ -22,6 +23,8 @@ const MAX_ACK_PENDING: i64 = 10_000;
 const LEAVE_TO_OTHERS: Duration = Duration::from_secs(5);
 /// How long telling the server may take.
 const ACK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the next delivery is waited for when the server said that more wait. Another replica may have got them.
+const GATHER: Duration = Duration::from_millis(5);
 
 /// A replica's share of a consumer's deliveries.
 pub(super) struct NatsSubscription {
@@ -30,7 +33,11 @@ pub(super) struct NatsSubscription {
     durable: PullConsumer,
     /// What the server was asked for; none once all of it came.
     pull: Option<Pull>,
-    /// Delivered and not acknowledged.
+    /// Delivered, and not yet handed to the consumer.
+    gathered: Vec<(Delivery, Acker)>,
+    /// How many more wait at the server, as it said with the last delivery.
+    waiting: u64,
+    /// Handed to the consumer, and not acknowledged.
     outstanding: Vec<Acker>,
     /// Found while more was looked for; told at the next call.
     failed: Option<BusError>,
@@ -48,6 +55,8 @@ impl NatsSubscription {
             types,
             durable: durable(stream, consumer, types).await?,
             pull: None,
+            gathered: Vec::new(),
+            waiting: 0,
             outstanding: Vec::new(),
             failed: None,
         })
@@ -67,13 +76,26 @@ impl NatsSubscription {
         }
     }
 
-    /// The event in `message`; none when it is not of our types. During an upgrade a newer replica may have
+    /// The next message, as long as it is worth waiting for: always for the first; none when the batch is to go
+    /// as it is. Nothing is lost when it is given up.
+    async fn worthwhile(&mut self) -> Option<Result<Message, BusError>> {
+        if self.gathered.is_empty() {
+            Some(self.message().await)
+        } else if self.waiting > 0 {
+            timeout(GATHER, self.message()).await.ok()
+        } else {
+            self.message().now_or_never()
+        }
+    }
+
+    /// Gathers the event in `message`, unless it is not of our types: during an upgrade a newer replica may have
     /// asked for more types than this one knows.
-    async fn take(&mut self, message: Message) -> Result<Option<Delivery>, BusError> {
+    async fn take(&mut self, message: Message) -> Result<(), BusError> {
         let info = message
             .info()
             .map_err(|error| BusError(error.to_string().into()))?;
         let (sequence, delivered) = (info.stream_sequence, info.delivered);
+        self.waiting = info.pending;
         let (message, acker) = message.split();
         if !self.types.contains(&message.subject.as_str()) {
             // Much longer after a minute: after a rollback there may be nobody who knows it.
@@ -82,10 +104,11 @@ impl NatsSubscription {
                 .ack_with(AckKind::Nak(Some(LEAVE_TO_OTHERS * times)))
                 .await
                 .map_err(BusError)?;
-            return Ok(None);
+            return Ok(());
         }
-        self.outstanding.push(acker);
-        Ok(Some(Arc::new(envelope::event(message, sequence))))
+        let delivery = Arc::new(envelope::event(message, sequence));
+        self.gathered.push((delivery, acker));
+        Ok(())
     }
 }
 
@@ -127,37 +150,25 @@ async fn durable(
 #[async_trait]
 impl Subscription for NatsSubscription {
     async fn next(&mut self, max: usize) -> Result<Vec<Delivery>, BusError> {
-        let mut deliveries = Vec::new();
-        loop {
-            if let Some(error) = self.failed.take() {
-                if deliveries.is_empty() {
-                    return Err(error);
-                }
-                self.failed = Some(error);
-                return Ok(deliveries);
-            }
-            let message = if deliveries.is_empty() {
-                // The long wait: nothing is lost when it is given up.
-                self.message().await
-            } else if deliveries.len() == max {
-                return Ok(deliveries);
-            } else {
-                match self.message().now_or_never() {
-                    Some(message) => message,
-                    None => return Ok(deliveries),
-                }
-            };
-            match message {
-                Ok(message) => match self.take(message).await {
-                    Ok(delivery) => deliveries.extend(delivery),
-                    Err(error) => self.failed = Some(error),
-                },
-                Err(error) => {
+        while self.gathered.len() < max && self.failed.is_none() {
+            match self.worthwhile().await {
+                None => break,
+                Some(Ok(message)) => self.failed = self.take(message).await.err(),
+                Some(Err(error)) => {
                     self.bus.look_again();
                     self.failed = Some(error);
                 }
             }
         }
+        if self.gathered.is_empty()
+            && let Some(error) = self.failed.take()
+        {
+            return Err(error);
+        }
+        let handed = max.min(self.gathered.len());
+        let (deliveries, ackers): (Vec<_>, Vec<_>) = self.gathered.drain(..handed).unzip();
+        self.outstanding.extend(ackers);
+        Ok(deliveries)
     }
 
     async fn ack(&mut self) -> Result<(), BusError> {
@@ -167,7 +178,7 @@ impl Subscription for NatsSubscription {
             }
             Ok(())
         };
-        let acked = tokio::time::timeout(ACK_TIMEOUT, acks).await;
+        let acked = timeout(ACK_TIMEOUT, acks).await;
         acked
             .map_err(|elapsed| BusError(Box::new(elapsed)))?
             .map_err(BusError)
@@ -178,7 +189,8 @@ impl Drop for NatsSubscription {
     /// Gives back what was not dealt with, so that another replica, or the next life of this one, need not
     /// wait for it.
     fn drop(&mut self) {
-        let left = std::mem::take(&mut self.outstanding);
+        let mut left = std::mem::take(&mut self.outstanding);
+        left.extend(self.gathered.drain(..).map(|(_, acker)| acker));
         self.bus.give_back(left, self.pull.take());
     }
 }
