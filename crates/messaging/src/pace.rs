@@ -2,8 +2,8 @@
 //!
 //! On PostgreSQL and NATS a batch costs round trips and syncs whatever its size. Without a pace, a load that
 //! comes evenly is handled in batches of one or two until the machine has no more to give, and only then do
-//! they grow. So a batch that was not full is followed by a rest, and the longer it took, the longer that is: on
-//! a busy machine batches grow. The first after a rest is not held up at all.
+//! they grow. So a batch that was not full is followed by a rest half as long as itself: on a busy machine batches
+//! take longer, and grow. The first after a rest is not held up at all.
 
 use std::time::Duration;
 
@@ -11,13 +11,10 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::store::Store;
 
-/// From the begin of one batch to the next. A registration reaches My Page in four steps, each of which may wait
-/// this long.
-const SHORTEST: Duration = Duration::from_millis(10);
-/// The same on a machine that has no more to give.
+/// How long the rest is at least. A registration reaches My Page in four steps, each of which may wait this long.
+const SHORTEST: Duration = Duration::from_millis(5);
+/// How long it is at the most.
 const LONGEST: Duration = Duration::from_millis(50);
-/// How often the time that a batch took fits into the time until the next may begin.
-const SHARE: u32 = 2;
 
 /// Keeps one loop's pace.
 #[derive(Debug)]
@@ -46,8 +43,8 @@ impl Pace {
     /// Lets the next batch wait: that begun then was dealt with, and was not full.
     pub fn rest(&mut self, begun: Instant) {
         if self.is_far {
-            let took = begun.elapsed();
-            self.next = Some(begun + (took * SHARE).clamp(SHORTEST, LONGEST).max(took));
+            let rest = (begun.elapsed() / 2).clamp(SHORTEST, LONGEST);
+            self.next = Some(Instant::now() + rest);
         }
     }
 }
@@ -75,7 +72,7 @@ mod tests {
             is_far: true,
             next: None,
         };
-        for (took, rest) in [(0, 10), (4, 6), (20, 20), (40, 10), (90, 0)] {
+        for (took, rest) in [(0, 5), (4, 5), (20, 10), (120, 50)] {
             let rested = rest_after(&mut pace, milliseconds(took)).await;
             assert_eq!(rested, milliseconds(rest), "after {took} ms");
         }

@@ -72,6 +72,11 @@ impl Pull {
         })
     }
 
+    /// Whether all that it asked for came.
+    pub(super) fn is_used_up(&self) -> bool {
+        self.open == 0
+    }
+
     /// The next delivery; none when the request has ended. Nothing is lost when it is given up.
     pub(super) async fn next(&mut self) -> Option<Result<Message, BusError>> {
         if self.open == 0 {

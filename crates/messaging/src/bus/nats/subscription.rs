@@ -10,7 +10,10 @@ use async_nats::jetstream::{
 };
 use async_trait::async_trait;
 use futures::FutureExt as _;
-use tokio::time::timeout;
+use tokio::{
+    task::coop::unconstrained,
+    time::{Instant, timeout, timeout_at},
+};
 
 use super::{NatsBus, envelope, pull::Pull};
 use crate::bus::{BusError, Delivery, Subscription};
@@ -23,8 +26,8 @@ const MAX_ACK_PENDING: i64 = 10_000;
 const LEAVE_TO_OTHERS: Duration = Duration::from_secs(5);
 /// How long telling the server may take.
 const ACK_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the next delivery is waited for when the server said that more wait. Another replica may have got them.
-const GATHER: Duration = Duration::from_millis(5);
+/// How long a batch is gathered while more may wait at the server. Another replica may have got them.
+const GATHER: Duration = Duration::from_millis(10);
 
 /// A replica's share of a consumer's deliveries.
 pub(super) struct NatsSubscription {
@@ -76,16 +79,21 @@ impl NatsSubscription {
         }
     }
 
-    /// The next message, as long as it is worth waiting for: always for the first; none when the batch is to go
-    /// as it is. Nothing is lost when it is given up.
-    async fn worthwhile(&mut self) -> Option<Result<Message, BusError>> {
-        if self.gathered.is_empty() {
-            Some(self.message().await)
-        } else if self.waiting > 0 {
-            timeout(GATHER, self.message()).await.ok()
-        } else {
-            self.message().now_or_never()
+    /// The next message of a batch that is gathered until then; none when it is complete as it is. Nothing is
+    /// lost when it is given up.
+    async fn next_of_batch(&mut self, until: Option<Instant>) -> Option<Result<Message, BusError>> {
+        match until {
+            None => Some(self.message().await),
+            Some(until) if self.may_be_more() => timeout_at(until, self.message()).await.ok(),
+            // What came is taken, even when the task has used up its turn of the scheduler.
+            Some(_) => unconstrained(self.message()).now_or_never(),
         }
+    }
+
+    /// Whether more may wait at the server: it said so with the last delivery, or that was the last that it was asked
+    /// for, and what came since then had no request to come to.
+    fn may_be_more(&self) -> bool {
+        self.waiting > 0 || self.pull.as_ref().is_none_or(Pull::is_used_up)
     }
 
     /// Gathers the event in `message`, unless it is not of our types: during an upgrade a newer replica may have
@@ -150,10 +158,17 @@ async fn durable(
 #[async_trait]
 impl Subscription for NatsSubscription {
     async fn next(&mut self, max: usize) -> Result<Vec<Delivery>, BusError> {
+        // Some may be left of a call that was given up.
+        let mut until = (!self.gathered.is_empty()).then(|| Instant::now() + GATHER);
         while self.gathered.len() < max && self.failed.is_none() {
-            match self.worthwhile().await {
+            match self.next_of_batch(until).await {
                 None => break,
-                Some(Ok(message)) => self.failed = self.take(message).await.err(),
+                Some(Ok(message)) => {
+                    self.failed = self.take(message).await.err();
+                    if !self.gathered.is_empty() {
+                        until.get_or_insert_with(|| Instant::now() + GATHER);
+                    }
+                }
                 Some(Err(error)) => {
                     self.bus.look_again();
                     self.failed = Some(error);
