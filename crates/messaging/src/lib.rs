@@ -5,6 +5,7 @@ pub mod bus;
 pub mod consumer;
 pub mod dead_letter;
 pub mod event;
+pub mod frontier;
 pub mod inbox;
 pub mod janitor;
 pub mod lease;

@@ -7,9 +7,9 @@ use couponmesh_runtime::{
 use sea_orm::{
     ActiveValue::{NotSet, Set},
     Condition, ConnectionTrait, DbBackend, DbErr, FromQueryResult, PaginatorTrait as _, QueryOrder,
-    QuerySelect,
+    QuerySelect, QueryTrait as _,
     entity::prelude::*,
-    sea_query::InsertStatement,
+    sea_query::{InsertStatement, UpdateStatement},
 };
 
 use crate::{event::Event, rows};
@@ -100,13 +100,15 @@ pub(crate) fn statements(events: Vec<Event>) -> Vec<InsertStatement> {
     rows::statements::<Entity, _>(DbBackend::Postgres, rows)
 }
 
-/// The oldest rows that the bus does not have yet.
+/// The oldest rows after that at `after` that the bus does not have yet.
 pub(crate) async fn unpublished(
     db: &impl ConnectionTrait,
+    after: Option<i64>,
     limit: usize,
 ) -> Result<Vec<Model>, DbErr> {
     Entity::find()
         .filter(Column::PublishTime.is_null())
+        .filter(Condition::all().add_option(after.map(|seq| Column::Seq.gt(seq))))
         .order_by_asc(Column::Seq)
         .limit(limit as u64)
         .all(db)
@@ -114,17 +116,23 @@ pub(crate) async fn unpublished(
 }
 
 /// Marks exactly the rows `seqs`: a range could take in a row that committed meanwhile and was never published.
-pub(crate) async fn mark_published(
-    db: &impl ConnectionTrait,
+///
+/// For a transaction of its own. PostgreSQL need not sync it: a server that dies right afterwards may forget it,
+/// and then the events are published again, as after a relay that died.
+pub(crate) fn mark_published(
+    backend: DbBackend,
     seqs: Vec<i64>,
     now: Timestamp,
-) -> Result<(), DbErr> {
-    Entity::update_many()
+) -> UpdateStatement {
+    let mut mark = Entity::update_many()
         .col_expr(Column::PublishTime, Expr::value(now))
-        .filter(Column::Seq.is_in(rows::pad(seqs)))
-        .exec(db)
-        .await?;
-    Ok(())
+        .filter(Column::Seq.is_in(rows::pad(seqs)));
+    if backend == DbBackend::Postgres {
+        // Once, before any row, and until the end of the transaction.
+        let unsynced = "(SELECT set_config('synchronous_commit', 'off', true)) IS NOT NULL";
+        mark = mark.filter(Expr::cust(unsynced));
+    }
+    mark.into_query()
 }
 
 /// What the outbox holds of a span of time.

@@ -6,12 +6,13 @@
 use std::{sync::Arc, time::Duration};
 
 use couponmesh_runtime::{backoff::Backoff, running::Running};
-use sea_orm::DbErr;
+use sea_orm::{ConnectionTrait as _, DbErr};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     bus::{Bus, BusError},
+    frontier::Frontier,
     lease::Lease,
     outbox,
     pace::Pace,
@@ -21,6 +22,9 @@ use crate::{
 
 /// How often the outbox is looked at without a wake-up.
 const POLL: Duration = Duration::from_secs(1);
+/// How far before the last row the outbox is looked at: transactions may commit in another order than that in which
+/// they took their rows' positions.
+const MARGIN: i64 = 4_000;
 
 #[derive(Debug, thiserror::Error)]
 enum RelayError {
@@ -56,18 +60,16 @@ async fn run(store: Store, bus: Arc<dyn Bus>, batch: usize, stop: CancellationTo
     let mut lease = Lease::new(&store, "relay");
     let mut backoff = Backoff::new(store.random());
     let mut pace = Pace::of(&store);
+    let mut frontier = Frontier::new(MARGIN, POLL);
     while !stop.is_cancelled() {
         pace.keep().await;
         let begun = Instant::now();
-        let pause = match relay(&store, bus.as_ref(), batch, &mut lease).await {
-            Ok(true) => {
+        let pause = match relay(&store, bus.as_ref(), batch, &mut lease, &mut frontier).await {
+            Ok(pause) => {
                 backoff.reset();
-                continue;
-            }
-            Ok(false) => {
-                backoff.reset();
+                let Some(pause) = pause else { continue };
                 pace.rest(begun);
-                POLL
+                pause
             }
             Err(error) => {
                 tracing::warn!(
@@ -92,22 +94,26 @@ async fn run(store: Store, bus: Arc<dyn Bus>, batch: usize, stop: CancellationTo
     lease.release().await;
 }
 
-/// Moves one batch; true when more may wait.
+/// Moves one batch; how long to wait for a wake-up then, none when more may wait.
 async fn relay(
     store: &Store,
     bus: &dyn Bus,
     batch: usize,
     lease: &mut Lease,
-) -> Result<bool, RelayError> {
+    frontier: &mut Frontier,
+) -> Result<Option<Duration>, RelayError> {
     let holds = lease.hold().await?;
     store.set_relays(holds);
     if !holds {
-        return Ok(false);
+        return Ok(Some(POLL));
     }
-    let rows = outbox::unpublished(store.read(), batch).await?;
-    if rows.is_empty() {
-        return Ok(false);
-    }
+    let look = frontier.look();
+    let rows = outbox::unpublished(store.read(), look.after, batch).await;
+    frontier.looked(&look);
+    let rows = rows?;
+    let Some(last) = rows.last().map(|row| row.seq) else {
+        return Ok(Some(frontier.rest().min(POLL)));
+    };
     let full = rows.len() == batch;
     let seqs = rows.iter().map(|row| row.seq).collect();
     bus.publish(
@@ -116,8 +122,9 @@ async fn relay(
             .collect(),
     )
     .await?;
-    let tx = store.begin("relay.mark").await?;
-    outbox::mark_published(&*tx, seqs, tx.now()).await?;
-    tx.commit().await?;
-    Ok(full)
+    let backend = store.read().get_database_backend();
+    let mark = outbox::mark_published(backend, seqs, store.now());
+    store.execute("relay.mark", &mark).await?;
+    frontier.dealt_with(last);
+    Ok((!full).then(|| frontier.rest().min(POLL)))
 }

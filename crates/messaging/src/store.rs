@@ -17,7 +17,7 @@ use couponmesh_runtime::{
     wake::Wake,
 };
 use prost::{Message, Name};
-use sea_orm::DbErr;
+use sea_orm::{DbErr, StatementBuilder};
 use uuid::Uuid;
 
 use crate::{
@@ -86,6 +86,21 @@ impl Store {
             now: self.now(),
             pending: Mutex::default(),
         })
+    }
+
+    /// Executes a statement that is a transaction by itself; `scope` as in [`begin`](Self::begin).
+    ///
+    /// # Errors
+    /// As [`Transaction::commit`].
+    pub(crate) async fn execute<S: StatementBuilder>(
+        &self,
+        scope: &'static str,
+        statement: &S,
+    ) -> Result<(), DbErr> {
+        self.faults().step(scope, "begin")?;
+        self.faults().step(scope, "commit")?;
+        self.database().execute(statement).await?;
+        self.faults().step(scope, "committed")
     }
 
     /// Begins a batch of what is new; `scope` as in [`begin`](Self::begin).

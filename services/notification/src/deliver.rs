@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
 
-use couponmesh_messaging::{Store, pace::Pace};
+use couponmesh_messaging::{Store, frontier::Frontier, pace::Pace};
 use couponmesh_proto::notification::v1::NotificationSent;
 use couponmesh_runtime::{
     Context, backoff::Backoff, id::NotificationId, running::Running, wake::Wake,
@@ -23,6 +23,9 @@ use crate::{
 
 /// How often the table is looked at without a wake-up: for pauses that end and claims of the dead.
 const POLL: Duration = Duration::from_millis(500);
+/// How long before the last one that was found the table is looked at, in microseconds: replicas' clocks differ, and
+/// the first to store need not be the first to commit.
+const MARGIN: i64 = 2_000_000;
 /// How much longer than an attempt a claim lasts: for noting the outcome.
 const CLAIM_MARGIN: Duration = Duration::from_secs(10);
 /// How long a delivery that was begun may go on after the service was told to stop.
@@ -62,32 +65,42 @@ pub(crate) fn start(
 
 impl Worker {
     async fn run(&self) {
+        let mut backoff = Backoff::new(self.store.random());
         let mut pace = Pace::of(&self.store);
+        let mut frontier = Frontier::new(MARGIN, POLL);
         while !self.stop.is_cancelled() {
             pace.keep().await;
             let begun = Instant::now();
-            match self.round().await {
-                Ok(true) => continue,
-                Ok(false) => pace.rest(begun),
+            let full = match self.round(&mut frontier).await {
+                Ok(full) => full,
                 Err(error) => {
                     tracing::warn!(
                         error = &error as &dyn std::error::Error,
                         "deliveries wait for the database"
                     );
-                    pace.rest(begun);
+                    // Wake-ups would turn the pause into a busy loop while the database is away.
+                    tokio::select! {
+                        () = self.stop.cancelled() => return,
+                        () = tokio::time::sleep(backoff.next_pause()) => continue,
+                    }
                 }
+            };
+            backoff.reset();
+            if full {
+                continue;
             }
+            pace.rest(begun);
             tokio::select! {
                 () = self.stop.cancelled() => return,
-                () = self.pending.wait(POLL) => {}
+                () = self.pending.wait(frontier.rest().min(POLL)) => {}
             }
         }
     }
 
     /// Claims and delivers what is due; true when more may be.
-    async fn round(&self) -> Result<bool, DbErr> {
+    async fn round(&self, frontier: &mut Frontier) -> Result<bool, DbErr> {
         let limit = self.config.concurrency * ROUNDS_PER_CLAIM;
-        let claimed = self.claim(limit).await?;
+        let claimed = self.claim(frontier, limit).await?;
         if claimed.is_empty() {
             return Ok(false);
         }
@@ -119,12 +132,13 @@ impl Worker {
         Ok(full)
     }
 
-    async fn claim(&self, limit: usize) -> Result<Vec<Model>, DbErr> {
+    async fn claim(&self, frontier: &mut Frontier, limit: usize) -> Result<Vec<Model>, DbErr> {
         let tx = self.store.begin("notification.claim").await?;
         // The last of a round begins when all before it have taken their time.
         let longest = self.config.attempt_timeout() * u32::try_from(ROUNDS_PER_CLAIM).unwrap_or(1);
         let claimed =
-            notifications::claim(&tx, limit, tx.now().plus(longest + CLAIM_MARGIN)).await?;
+            notifications::claim(&tx, frontier, limit, tx.now().plus(longest + CLAIM_MARGIN))
+                .await?;
         if !claimed.is_empty() {
             tx.commit().await?;
         }

@@ -1,6 +1,6 @@
 //! Notifications, one row per member.
 
-use couponmesh_messaging::{Transaction, rows};
+use couponmesh_messaging::{Transaction, frontier::Frontier, rows};
 use couponmesh_proto::notification::v1 as proto;
 use couponmesh_runtime::{
     Timestamp,
@@ -9,7 +9,8 @@ use couponmesh_runtime::{
 };
 use sea_orm::{
     ActiveValue::Set,
-    ConnectionTrait, DbErr, IntoActiveModel as _, QueryOrder, QuerySelect,
+    Condition, ConnectionTrait, DbErr, IntoActiveModel as _, QueryOrder, QuerySelect,
+    QueryTrait as _,
     entity::prelude::*,
     sea_query::{ExprTrait as _, LockBehavior, LockType, OnConflict},
 };
@@ -160,26 +161,35 @@ pub(crate) async fn insert_new(tx: &Transaction, mut rows: Vec<Model>) -> Result
 /// `claim_end` no one else delivers them.
 pub(crate) async fn claim(
     tx: &Transaction,
+    frontier: &mut Frontier,
     limit: usize,
     claim_end: Timestamp,
 ) -> Result<Vec<Model>, DbErr> {
+    let look = frontier.look();
+    let after = look.after.map(Timestamp);
     // In a statement of its own: as the subquery of an UPDATE it may be carried out more than once on
     // PostgreSQL, and go beyond its limit.
-    let due: Vec<NotificationId> = Entity::find()
+    let due = Entity::find()
         .select_only()
-        .column(Column::NotificationId)
+        .columns([Column::NotificationId, Column::NextAttemptTime])
         // Only what is PENDING has one, and the index holds nothing else.
         .filter(Column::NextAttemptTime.lte(tx.now()))
+        .filter(Condition::all().add_option(after.map(|time| Column::NextAttemptTime.gt(time))))
         .order_by_asc(Column::NextAttemptTime)
         .limit(limit as u64)
         // Dropped on SQLite, which has one writer; on PostgreSQL replicas pass each other's rows by.
         .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked)
         .into_tuple()
         .all(&**tx)
-        .await?;
-    if due.is_empty() {
+        .await;
+    frontier.looked(&look);
+    let due: Vec<(NotificationId, Timestamp)> = due?;
+    let Some(&(_, last)) = due.last() else {
         return Ok(Vec::new());
-    }
+    };
+    // Also when this is not committed: the next look at all finds them.
+    frontier.dealt_with(last.0);
+    let due = due.into_iter().map(|(id, _)| id).collect();
     Entity::update_many()
         .col_expr(Column::NextAttemptTime, Expr::value(claim_end))
         .col_expr(Column::AttemptCount, Expr::col(Column::AttemptCount).add(1))
@@ -203,13 +213,14 @@ pub(crate) async fn sent(
         last_error: Set(String::new()),
         ..Default::default()
     };
-    let sent = Entity::update_many()
+    let mut sent = Entity::update_many()
         .set(row)
         .filter(Column::NotificationId.is_in(rows::pad(ids)))
         .filter(Column::State.ne(State::Sent))
-        .exec_with_returning(&**tx)
-        .await?;
-    Ok(sent.into_iter().map(|row| row.notification_id).collect())
+        .into_query();
+    sent.returning_col(Column::NotificationId);
+    let sent = tx.query_all(&sent).await?;
+    sent.iter().map(|row| row.try_get_by_index(0)).collect()
 }
 
 /// Notes a failed attempt. `next_attempt_time` is none when it was the last.

@@ -1,6 +1,9 @@
 //! The relay may die or fail anywhere: the bus gets every event, some of them more than once.
 
+use couponmesh_messaging::outbox;
+use couponmesh_runtime::id::EventId;
 use couponmesh_testbed::on_servers;
+use sea_orm::{ActiveModelTrait as _, EntityTrait as _, IntoActiveModel as _};
 
 use crate::{
     check::violations,
@@ -69,5 +72,36 @@ async fn an_event_whose_wake_up_is_lost_is_published_all_the_same() {
     eventually("all is marked", async || mesh.outbox().await == (4, 0)).await;
     mesh.settle().await;
     assert_eq!(violations(&mesh).await, [""; 0]);
+    mesh.close().await;
+}
+
+#[tokio::test]
+async fn an_event_that_commits_long_after_others_that_follow_it_is_published_all_the_same() {
+    let (_home, mesh) = Mesh::new().await;
+    mesh.start();
+    mesh.register(1).await.unwrap();
+    eventually("it is marked", async || mesh.outbox().await == (1, 0)).await;
+    // First the later one, far beyond it, then the earlier one, far before that.
+    for (count, seq) in [(2, 1_000_000), (3, 500)] {
+        let tx = mesh.publisher.begin("test").await.unwrap();
+        let published = outbox::Entity::find().one(&*tx).await.unwrap().unwrap();
+        let row = outbox::Model {
+            seq,
+            event_id: EventId(tx.new_id()),
+            publish_time: None,
+            ..published
+        };
+        let row = row.into_active_model().reset_all();
+        outbox::Entity::insert(row)
+            .exec_without_returning(&*tx)
+            .await
+            .unwrap();
+        // Wakes nobody: it holds no event of its own.
+        tx.commit().await.unwrap();
+        eventually("it is marked, too", async || {
+            mesh.outbox().await == (count, 0)
+        })
+        .await;
+    }
     mesh.close().await;
 }
