@@ -95,13 +95,12 @@ impl Batch {
                 committed => committed.map(|()| true),
             };
         }
-        faults.step(self.scope, "begin")?;
         let publishes = !self.events.is_empty();
         let events = std::mem::take(&mut self.events);
         self.inserts
             .push((events.len(), outbox::statements(events)));
         let mut parts = WithClause::new();
-        let (mut names, mut wanted) = (Vec::new(), 0);
+        let (mut names, mut wanted) = (Vec::new(), 0_i64);
         for (rows, inserts) in self.inserts.drain(..) {
             for mut insert in inserts {
                 let name = format!("insert{}", names.len());
@@ -114,27 +113,22 @@ impl Batch {
                     .to_owned();
                 parts.cte(part);
                 names.push(format!("(SELECT count(*) FROM \"{name}\")"));
-                wanted += rows;
+                wanted += i64::try_from(rows).unwrap_or(i64::MAX);
             }
         }
         if names.is_empty() {
             return Ok(true);
         }
-        faults.step(self.scope, "commit")?;
-        // All or nothing: dividing by zero undoes the whole statement.
+        // All or nothing: dividing by zero undoes the whole statement. How many it must be is a value, so that batches
+        // of any size are one text, and prepared once.
         let inserted = names.join(" + ");
-        let all = format!("1 / (CASE WHEN {inserted} = {wanted} THEN 1 ELSE 0 END)");
-        let all_or_nothing = Query::select().expr(Expr::cust(all)).to_owned();
-        match self
-            .store
-            .database()
-            .execute(&all_or_nothing.with(parts))
-            .await
-        {
+        let all = format!("1 / (CASE WHEN {inserted} = $1 THEN 1 ELSE 0 END)");
+        let all = Expr::cust_with_values(all, [wanted]);
+        let all_or_nothing = Query::select().expr(all).to_owned().with(parts);
+        match self.store.execute(self.scope, &all_or_nothing).await {
             Err(error) if is_division_by_zero(&error) => return Ok(false),
             executed => executed?,
         }
-        faults.step(self.scope, "committed")?;
         if publishes {
             self.store.wake_relay();
         }

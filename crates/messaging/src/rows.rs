@@ -11,14 +11,18 @@ use sea_orm::{
     sea_query::{Expr, InsertStatement, OnConflict, Query},
 };
 
-/// Rows in one statement at the most.
+/// Rows in one statement on SQLite at the most.
 const MAX_ROWS: usize = 64;
 
-/// Cuts `rows` into runs whose lengths are powers of two, the largest first.
-pub fn runs<T>(mut rows: Vec<T>) -> impl Iterator<Item = Vec<T>> {
+/// Cuts `rows` into runs whose lengths are powers of two, the largest first. On PostgreSQL all of them are one run,
+/// since a [`table`] of any number of rows is one text there.
+pub fn runs<T>(backend: DbBackend, mut rows: Vec<T>) -> impl Iterator<Item = Vec<T>> {
     std::iter::from_fn(move || {
         let length = rows.len().min(MAX_ROWS);
-        let run = 1 << length.checked_ilog2()?;
+        let run = match backend {
+            DbBackend::Postgres if !rows.is_empty() => rows.len(),
+            _ => 1 << length.checked_ilog2()?,
+        };
         let rest = rows.split_off(run);
         Some(std::mem::replace(&mut rows, rest))
     })
@@ -128,7 +132,7 @@ where
     } else if backend == DbBackend::Postgres {
         vec![from_arrays::<E, A>(&rows)]
     } else {
-        runs(rows)
+        runs(backend, rows)
             .map(|run| Insert::many(run).into_query())
             .collect()
     }
@@ -191,7 +195,9 @@ mod tests {
     fn runs_keep_every_row_in_order_and_have_few_lengths() {
         for count in [0, 1, 2, 3, 63, 64, 65, 1_000] {
             let all: Vec<usize> = (0..count).collect();
-            let runs: Vec<Vec<usize>> = runs(all.clone()).collect();
+            let one: Vec<Vec<usize>> = runs(DbBackend::Postgres, all.clone()).collect();
+            assert_eq!((one.len(), one.concat()), (count.min(1), all.clone()));
+            let runs: Vec<Vec<usize>> = runs(DbBackend::Sqlite, all.clone()).collect();
             assert!(
                 runs.iter()
                     .all(|run| run.len().is_power_of_two() && run.len() <= MAX_ROWS)

@@ -291,7 +291,7 @@ pub(crate) async fn save_all(tx: &Transaction, members: Vec<(i64, Model)>) -> Re
     for (before, member) in left {
         save(tx, before, &member).await?;
     }
-    for run in rows::runs(stayed) {
+    for run in rows::runs(tx.get_database_backend(), stayed) {
         save_run(tx, run).await?;
     }
     Ok(())

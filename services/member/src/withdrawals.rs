@@ -255,10 +255,13 @@ pub(crate) async fn make_due(tx: &Transaction) -> Result<(), DbErr> {
 /// The ids of the pending ones of `wanted`, oldest first, locked until the transaction ends. Those that
 /// another transaction has locked are passed by: it may be waiting for the gate, which this one holds.
 fn oldest_that_are_free(wanted: Select<Entity>) -> Select<Entity> {
+    // As the partial index says it: a plan that is kept for any value cannot use the index, and would read all that
+    // ever was.
+    let pending = Expr::col(Column::State).eq(Expr::cust("'PENDING'"));
     wanted
         .select_only()
         .column(Column::WithdrawalId)
-        .filter(Column::State.eq(State::Pending))
+        .filter(pending)
         .order_by_asc(Column::WithdrawalId)
         // Dropped on SQLite, which has one writer.
         .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked)

@@ -22,8 +22,12 @@ pub(super) fn type_name(column: &ColumnType) -> &'static str {
 
 /// The array of `values`: `{1,NULL,3}`.
 pub(super) fn literal<'a>(values: impl IntoIterator<Item = &'a Value>) -> String {
-    let mut text = String::from("{");
-    for (index, value) in values.into_iter().enumerate() {
+    let mut values = values.into_iter().peekable();
+    // Most are as long as the first.
+    let longest = values.peek().map_or(0, |value| length(value));
+    let mut text = String::with_capacity((values.size_hint().0 + 1) * (longest + 1));
+    text.push('{');
+    for (index, value) in values.enumerate() {
         if index > 0 {
             text.push(',');
         }
@@ -31,6 +35,17 @@ pub(super) fn literal<'a>(values: impl IntoIterator<Item = &'a Value>) -> String
     }
     text.push('}');
     text
+}
+
+/// About how long an element becomes.
+fn length(value: &Value) -> usize {
+    /// Of a UUID, which is longer than NULL and than most numbers.
+    const SHORT: usize = 36;
+    match value {
+        Value::String(Some(value)) => value.len() + 2,
+        Value::Bytes(Some(value)) => value.len() * 2 + 6,
+        _ => SHORT,
+    }
 }
 
 fn element(text: &mut String, value: &Value) {
