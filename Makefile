@@ -8,10 +8,11 @@ CARGO ?= cargo
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 # Where the checks' own tools go, beside the build.
 TOOLS := $(abspath $(TARGET))/tools
-# What an empty image takes: a static binary, without this machine's paths in it.
+# What an empty image takes: a static binary, without this machine's paths in it. The sources' own are relative, and the
+# directory of this clone must not be among the flags: cargo builds everything anew for others.
 STATIC := $(shell uname -m)-unknown-linux-gnu
 STATIC_FLAGS := -C target-feature=+crt-static --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo \
-  --remap-path-prefix=$(CURDIR)=/couponmesh --remap-path-prefix=$(abspath $(TARGET))=/target
+  --remap-path-prefix=$(abspath $(TARGET))=/target
 IMAGE ?= couponmesh:$(shell sed -n '/^version = /{s/.*"\(.*\)"/\1/p;q}' Cargo.toml)
 # Where `make up` keeps data and logs. PostgreSQL's user has to get there, which it does not under /root.
 UP_DIR ?= /var/tmp/couponmesh-up
