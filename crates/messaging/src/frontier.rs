@@ -2,7 +2,7 @@
 //!
 //! What was dealt with leaves dead entries at the head of PostgreSQL's index until the next vacuum, and whoever
 //! looks for the first row walks past all of them: at thousands of rows a second that costs more than the work
-//! itself. So a look begins shortly before the last row that was found, and at all of it only now and then.
+//! itself. So a look begins shortly before the last row that was dealt with, and at all of it only now and then.
 
 use std::time::Duration;
 

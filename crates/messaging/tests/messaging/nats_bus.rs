@@ -319,7 +319,7 @@ async fn deliveries_come_as_full_batches_while_more_wait() {
     }
     assert_eq!(read, ids(&ticks));
     // A server that is slow for a moment ends one before it is full.
-    assert!((40..60).contains(&batches), "{batches} batches");
+    assert!((40..55).contains(&batches), "{batches} batches");
     bus.close().await;
 }
 
