@@ -28,6 +28,7 @@ mod load;
 mod networks;
 mod outage;
 mod production;
+mod queries;
 mod readiness;
 mod releases;
 mod replicas;

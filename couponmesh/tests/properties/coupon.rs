@@ -2,7 +2,7 @@
 
 use couponmesh_coupon::{
     NAME,
-    cancel::{self, Cancelling},
+    cancel::{Canceller, Cancelling},
     consumer::CouponHandler,
     coupons::{self, State},
     migrations::Migrator,
@@ -12,7 +12,10 @@ use couponmesh_proto::{
     coupon::v1::{CouponCancelled, CouponIssued},
     member::v1::MemberRegistered,
 };
-use couponmesh_runtime::id::{MemberId, WithdrawalId};
+use couponmesh_runtime::{
+    id::{MemberId, WithdrawalId},
+    running::Running,
+};
 use proptest::prelude::*;
 use prost::Name as _;
 use sea_orm::{ColumnTrait as _, EntityTrait as _, QueryFilter as _};
@@ -31,7 +34,9 @@ async fn cancel(bench: &Bench, member_id: MemberId) {
         withdrawal_id: WithdrawalId(member_id.0),
         context: context(),
     };
-    let cancelled = cancel::cancel(bench.store.clone(), cancelling).await;
+    let cancelled = Canceller::new(&bench.store, &Running::new())
+        .cancel(cancelling)
+        .await;
     assert_eq!(cancelled.unwrap().state, State::Cancelled);
 }
 

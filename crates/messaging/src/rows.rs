@@ -7,7 +7,7 @@ mod array;
 
 use sea_orm::{
     ActiveModelTrait, ColumnTrait as _, ColumnType, ConnectionTrait, DbBackend, DbErr, EntityTrait,
-    FromQueryResult, Insert, Iterable as _, QueryTrait as _, Value,
+    FromQueryResult, Insert, Iterable as _, QueryTrait as _, Statement, Value,
     sea_query::{Expr, InsertStatement, OnConflict, Query},
 };
 
@@ -41,7 +41,7 @@ pub fn pad<T: Clone>(mut ids: Vec<T>) -> Vec<T> {
 #[must_use]
 pub fn table<const N: usize>(
     backend: DbBackend,
-    types: [ColumnType; N],
+    types: &[ColumnType; N],
     rows: Vec<[Value; N]>,
 ) -> (String, Vec<Value>) {
     if backend == DbBackend::Postgres {
@@ -121,6 +121,32 @@ where
     Ok(inserted)
 }
 
+/// Updates rows of `table` from rows of values: `UPDATE {table} SET {set} FROM … AS news WHERE {which}`, whose columns
+/// are as [`table()`] names them, for which sea-query has no words.
+///
+/// # Errors
+/// The database's; `RecordNotUpdated` when not every row of values met one of the table.
+pub async fn update<C: ConnectionTrait, const N: usize>(
+    db: &C,
+    table: &str,
+    types: [ColumnType; N],
+    rows: Vec<[Value; N]>,
+    set: &str,
+    which: &str,
+) -> Result<(), DbErr> {
+    let backend = db.get_database_backend();
+    for run in runs(backend, rows) {
+        let expected = run.len() as u64;
+        let (news, values) = self::table(backend, &types, run);
+        let sql = format!("UPDATE {table} SET {set} FROM ({news}) AS news WHERE {which}");
+        let statement = Statement::from_sql_and_values(backend, sql, values);
+        if db.execute_raw(statement).await?.rows_affected() != expected {
+            return Err(DbErr::RecordNotUpdated);
+        }
+    }
+    Ok(())
+}
+
 /// PostgreSQL takes any number of rows as one array for each column; SQLite takes them one by one.
 pub(crate) fn statements<E, A>(backend: DbBackend, rows: Vec<A>) -> Vec<InsertStatement>
 where
@@ -179,10 +205,10 @@ mod tests {
             ]
         };
         let types = || [ColumnType::BigInteger, ColumnType::Text];
-        let (sql, values) = table(DbBackend::Sqlite, types(), rows());
+        let (sql, values) = table(DbBackend::Sqlite, &types(), rows());
         assert_eq!(sql, "VALUES (?, ?), (?, ?)");
         assert_eq!(values.len(), 4);
-        let (sql, values) = table(DbBackend::Postgres, types(), rows());
+        let (sql, values) = table(DbBackend::Postgres, &types(), rows());
         assert_eq!(
             sql,
             "SELECT UNNEST(CAST($1 AS text)::bigint[]) AS column1, \

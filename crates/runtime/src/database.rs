@@ -19,7 +19,7 @@ use self::bounded::Bound;
 pub use self::{
     bounded::{Reader, Transaction},
     config::DatabaseConfig,
-    outage::{code_of, is_transient, is_unique_violation, status_of},
+    outage::{code_of, is_contention, is_transient, is_unique_violation, status_of},
 };
 
 /// A service's database.

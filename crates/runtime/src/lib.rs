@@ -6,6 +6,7 @@ pub mod config;
 pub mod context;
 pub mod database;
 pub mod fault;
+pub mod group_commit;
 pub mod grpc;
 pub mod id;
 pub mod page;

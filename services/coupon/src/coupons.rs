@@ -1,6 +1,6 @@
 //! Coupons, one row per member, ever.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use couponmesh_messaging::{Transaction, rows};
 use couponmesh_proto::coupon::v1 as proto;
@@ -10,8 +10,8 @@ use couponmesh_runtime::{
     page::Page,
 };
 use sea_orm::{
-    ActiveValue::Set, ConnectionTrait, DbErr, FromQueryResult, IntoActiveModel as _, QueryOrder,
-    QuerySelect, entity::prelude::*, sea_query::OnConflict,
+    ConnectionTrait, DbErr, FromQueryResult, IntoActiveModel as _, QueryOrder, QuerySelect,
+    entity::prelude::*, sea_query::OnConflict,
 };
 
 /// A coupon.
@@ -80,6 +80,15 @@ impl From<Model> for proto::Coupon {
     }
 }
 
+impl Model {
+    pub(crate) fn cancel(&mut self, cause: WithdrawalId, now: Timestamp) {
+        self.state = State::Cancelled;
+        self.cancel_time = Some(now);
+        self.withdrawal_id = Some(cause);
+        self.version += 1;
+    }
+}
+
 /// One coupon.
 ///
 /// # Errors
@@ -88,16 +97,20 @@ pub async fn find(db: &impl ConnectionTrait, id: CouponId) -> Result<Option<Mode
     Entity::find_by_id(id).one(db).await
 }
 
-/// A member's coupon, whose row no other transaction changes until this one ends.
-pub(crate) async fn find_by_member_for_update(
+/// Members' coupons, whose rows no other transaction changes until this one ends.
+pub(crate) async fn find_by_members_for_update(
     tx: &Transaction,
-    id: MemberId,
-) -> Result<Option<Model>, DbErr> {
-    Entity::find()
-        .filter(Column::MemberId.eq(id))
+    ids: Vec<MemberId>,
+) -> Result<HashMap<MemberId, Model>, DbErr> {
+    let found = Entity::find()
+        .filter(Column::MemberId.is_in(rows::pad(ids)))
+        // Locked in one order, so that two replicas do not deadlock.
+        .order_by_asc(Column::MemberId)
         .lock_exclusive()
-        .one(&**tx)
-        .await
+        .all(&**tx)
+        .await?;
+    let by_member = found.into_iter().map(|row| (row.member_id, row));
+    Ok(by_member.collect())
 }
 
 /// One page, newest first.
@@ -160,38 +173,29 @@ pub(crate) async fn members_with_coupon(
         .await
 }
 
-/// Cancels an issued coupon and returns it as it then is.
+/// Stores coupons that are cancelled now, and were not before.
 ///
 /// # Errors
-/// The database's; `RecordNotUpdated` when another transaction changed it first.
-pub(crate) async fn cancel(
-    tx: &Transaction,
-    before: Model,
-    cause: WithdrawalId,
-) -> Result<Model, DbErr> {
-    let after = Model {
-        state: State::Cancelled,
-        cancel_time: Some(tx.now()),
-        withdrawal_id: Some(cause),
-        version: before.version + 1,
-        ..before
-    };
-    let row = ActiveModel {
-        state: Set(after.state),
-        cancel_time: Set(after.cancel_time),
-        withdrawal_id: Set(after.withdrawal_id),
-        version: Set(after.version),
-        ..Default::default()
-    };
-    let updated = Entity::update_many()
-        .set(row)
-        .filter(Column::CouponId.eq(after.coupon_id))
-        .filter(Column::Version.eq(before.version))
-        .exec(&**tx)
-        .await?;
-    if updated.rows_affected == 0 {
-        Err(DbErr::RecordNotUpdated)
-    } else {
-        Ok(after)
-    }
+/// The database's; `RecordNotUpdated` when another transaction changed one first.
+pub(crate) async fn save_cancelled(tx: &Transaction, coupons: Vec<Model>) -> Result<(), DbErr> {
+    let rows = coupons.into_iter().map(|row| -> [Value; 5] {
+        [
+            row.coupon_id.into(),
+            row.state.into(),
+            row.cancel_time.into(),
+            row.withdrawal_id.into(),
+            row.version.into(),
+        ]
+    });
+    let types = [
+        ColumnType::Uuid,
+        ColumnType::Text,
+        ColumnType::BigInteger,
+        ColumnType::Uuid,
+        ColumnType::BigInteger,
+    ];
+    let set = "state = news.column2, cancel_time = news.column3, withdrawal_id = news.column4, \
+               version = news.column5";
+    let which = "coupons.coupon_id = news.column1 AND coupons.version = news.column5 - 1";
+    rows::update(&**tx, "coupons", types, rows.collect(), set, which).await
 }

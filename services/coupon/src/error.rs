@@ -2,6 +2,7 @@
 
 use couponmesh_runtime::{
     database,
+    group_commit::NotTaken,
     status::{self, Reason},
 };
 use sea_orm::DbErr;
@@ -21,12 +22,18 @@ pub enum Error {
     /// There is no such coupon.
     #[error("coupon_id: there is no such coupon")]
     CouponNotFound,
-    /// The service is stopping.
-    #[error("the service is stopping")]
+    /// The service has more to do than it may hold.
+    #[error("the service has too much to do")]
     Overloaded,
     /// The database refused.
     #[error("the database refused")]
     Storage(#[from] DbErr),
+}
+
+impl From<NotTaken> for Error {
+    fn from(_: NotTaken) -> Self {
+        Self::Overloaded
+    }
 }
 
 impl From<Error> for Status {

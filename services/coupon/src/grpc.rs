@@ -6,12 +6,11 @@ use couponmesh_runtime::{
     grpc::context_of,
     id::{CouponId, MemberId, WithdrawalId},
     page::Page,
-    running::Running,
 };
 use tonic::{Request, Response, Status};
 
 use crate::{
-    cancel::{self, Cancelling},
+    cancel::{Canceller, Cancelling},
     coupons,
     error::Error,
 };
@@ -23,12 +22,12 @@ const MAX_REASON: usize = 200;
 #[derive(Clone, Debug)]
 pub struct Door {
     store: Store,
-    running: Running,
+    canceller: Canceller,
 }
 
 impl Door {
-    pub(crate) fn new(store: Store, running: Running) -> Self {
-        Self { store, running }
+    pub(crate) fn new(store: Store, canceller: Canceller) -> Self {
+        Self { store, canceller }
     }
 }
 
@@ -91,11 +90,7 @@ impl CouponService for Door {
             withdrawal_id: WithdrawalId::from_field("withdrawal_id", &request.withdrawal_id)?,
             context,
         };
-        // In a task of its own: a caller that hangs up must not tear a transaction apart.
-        let cancelled = self
-            .running
-            .spawn(cancel::cancel(self.store.clone(), cancelling));
-        let coupon = cancelled.await.unwrap_or(Err(Error::Overloaded))?;
+        let coupon = self.canceller.cancel(cancelling).await?;
         Ok(Response::new(proto::CancelCouponResponse {
             coupon: Some(coupon.into()),
         }))

@@ -51,8 +51,9 @@ impl Coupon {
         bring_up::<migrations::Migrator>(store.database()).await?;
         let running = Running::new();
         couponmesh_messaging::start(&store, bus, consumer::CouponHandler, messaging, &running);
+        let canceller = cancel::Canceller::new(&store, &running);
         Ok(Self {
-            door: grpc::Door::new(store, running.clone()),
+            door: grpc::Door::new(store, canceller),
             running,
         })
     }

@@ -2,6 +2,7 @@
 
 use couponmesh_runtime::{
     database,
+    group_commit::NotTaken,
     status::{self, Reason},
 };
 use sea_orm::DbErr;
@@ -30,12 +31,18 @@ pub enum Error {
     /// A live member has this address.
     #[error("email: is taken by a member")]
     EmailTaken,
-    /// The service is stopping, or has more to do than it may hold.
+    /// The service has more to do than it may hold.
     #[error("the service has too much to do")]
     Overloaded,
     /// The database refused.
     #[error("the database refused")]
     Storage(#[from] DbErr),
+}
+
+impl From<NotTaken> for Error {
+    fn from(_: NotTaken) -> Self {
+        Self::Overloaded
+    }
 }
 
 impl From<Error> for Status {
@@ -51,9 +58,4 @@ impl From<Error> for Status {
             Error::Storage(error) => database::status_of(&error),
         }
     }
-}
-
-/// Whether the statement, not the storage, was at fault: trying each request alone finds the one to blame.
-pub(crate) fn may_be_one_requests_fault(error: &Error) -> bool {
-    matches!(error, Error::Storage(error) if !database::is_transient(error))
 }

@@ -7,12 +7,12 @@
 use std::time::Duration;
 
 use couponmesh_messaging::Transaction;
-use couponmesh_runtime::Timestamp;
+use couponmesh_runtime::{Timestamp, wake::Wake};
 use sea_orm::{
     ActiveValue::Set, ConnectionTrait, DbErr, entity::prelude::*, sea_query::OnConflict,
 };
 
-use crate::config::WithdrawalConfig;
+use crate::{config::WithdrawalConfig, withdrawals};
 
 /// The one gate there is.
 const COUPON: &str = "coupon";
@@ -52,10 +52,15 @@ pub(crate) async fn take_probe(tx: &Transaction, end: Timestamp) -> Result<bool,
     Ok(taken.rows_affected > 0)
 }
 
-/// Opens the gate; true when it was closed.
-pub(crate) async fn open(tx: &Transaction) -> Result<bool, DbErr> {
+/// Opens the gate. When it was closed, what waited behind it is due then, and `pending` wakes the worker.
+pub(crate) async fn open(tx: &Transaction, pending: &Wake) -> Result<(), DbErr> {
     let opened = Entity::delete_by_id(COUPON.to_owned()).exec(&**tx).await?;
-    Ok(opened.rows_affected > 0)
+    if opened.rows_affected > 0 {
+        withdrawals::make_due(tx).await?;
+        let pending = pending.clone();
+        tx.after_commit(move || pending.wake());
+    }
+    Ok(())
 }
 
 /// Notes an outage and returns when the next probe may begin. The first failure closes the gate; after

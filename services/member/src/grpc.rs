@@ -12,12 +12,11 @@ use tokio::{sync::oneshot, time::Instant};
 use tonic::{Request, Response, Status};
 
 use crate::{
-    attempt::Finisher,
     error::Error,
     members::{self, State},
     profile::{DisplayName, Email},
     register::{Registrar, Registration},
-    withdraw::{self, Leaving},
+    withdraw::{Leaving, Withdrawer},
     withdrawals,
 };
 
@@ -26,7 +25,7 @@ use crate::{
 pub struct Door {
     store: Store,
     registrar: Registrar,
-    finisher: Finisher,
+    withdrawer: Withdrawer,
     running: Running,
 }
 
@@ -34,13 +33,13 @@ impl Door {
     pub(crate) fn new(
         store: Store,
         registrar: Registrar,
-        finisher: Finisher,
+        withdrawer: Withdrawer,
         running: Running,
     ) -> Self {
         Self {
             store,
             registrar,
-            finisher,
+            withdrawer,
             running,
         }
     }
@@ -53,9 +52,8 @@ impl Door {
         answer_by: Option<Instant>,
     ) -> Result<withdrawals::Model, Error> {
         let (stored, mut stored_first) = oneshot::channel();
-        let attempt =
-            self.running
-                .spawn(withdraw::withdraw(self.finisher.clone(), leaving, stored));
+        let attempt = self.withdrawer.clone().withdraw(leaving, stored);
+        let attempt = self.running.spawn(attempt);
         let mut attempt = std::pin::pin!(attempt);
         if let Some(early) = answer_by {
             if let Ok(ended) = tokio::time::timeout_at(early, &mut attempt).await {

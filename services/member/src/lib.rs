@@ -9,11 +9,12 @@
 //! | register, many in one commit | [`register`] |
 //! | note what became of coupon and notification | [`note`] |
 //! | ask to withdraw | [`withdraw`] |
-//! | cancel the coupon, and finish or pause | [`attempt`] |
+//! | cancel the coupon | [`attempt`], and then [`complete`] or [`pause`] |
 //! | finish what is paused | [`worker`], paced by [`gate`] |
 //! | rows | [`members`], [`withdrawals`], [`requests`], [`gate`] |
 
 pub mod attempt;
+pub mod complete;
 mod config;
 pub mod consumer;
 pub mod coupon_client;
@@ -23,6 +24,7 @@ pub mod grpc;
 pub mod members;
 pub mod migrations;
 pub mod note;
+pub mod pause;
 pub mod profile;
 pub mod register;
 pub mod requests;
@@ -67,9 +69,10 @@ impl Member {
         let running = Running::new();
         let finisher = worker::start(&store, coupon, &config.withdrawal, &running);
         couponmesh_messaging::start(&store, bus, consumer::MemberHandler, messaging, &running);
-        let registrar = register::Registrar::start(&store, &running);
+        let registrar = register::Registrar::new(&store, &running);
+        let withdrawer = withdraw::Withdrawer::new(finisher, &running);
         Ok(Self {
-            door: grpc::Door::new(store, registrar, finisher, running.clone()),
+            door: grpc::Door::new(store, registrar, withdrawer, running.clone()),
             running,
         })
     }

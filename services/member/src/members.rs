@@ -9,10 +9,7 @@ use couponmesh_runtime::{
     id::{CouponId, MemberId, WithdrawalId},
     page::Page,
 };
-use sea_orm::{
-    ActiveValue::Set, ConnectionTrait, DbErr, QueryOrder, QuerySelect, Statement,
-    entity::prelude::*,
-};
+use sea_orm::{ConnectionTrait, DbErr, QueryOrder, QuerySelect, entity::prelude::*};
 
 use crate::profile::Email;
 
@@ -78,6 +75,14 @@ impl From<State> for proto::MemberState {
 }
 
 impl State {
+    /// Whether the member has a withdrawal: the same transaction makes it, and this.
+    pub(crate) fn leaves(self) -> bool {
+        match self {
+            Self::Registered | Self::Active => false,
+            Self::Withdrawing | Self::Withdrawn => true,
+        }
+    }
+
     /// The state that a request names; `None` for UNSPECIFIED and unknown numbers.
     #[must_use]
     pub fn from_request(number: i32) -> Option<Self> {
@@ -156,14 +161,6 @@ pub async fn find(db: &impl ConnectionTrait, id: MemberId) -> Result<Option<Mode
     Entity::find_by_id(id).one(db).await
 }
 
-/// One member, whose row no other transaction changes until this one ends.
-pub(crate) async fn find_for_update(
-    tx: &Transaction,
-    id: MemberId,
-) -> Result<Option<Model>, DbErr> {
-    Entity::find_by_id(id).lock_exclusive().one(&**tx).await
-}
-
 /// One page, newest first.
 pub(crate) async fn list(
     db: &impl ConnectionTrait,
@@ -204,7 +201,7 @@ pub(crate) async fn find_all_for_update(
         .collect())
 }
 
-/// Applies `change` to a member, which [`save`] then stores: one version and one event, or nothing when
+/// Applies `change` to a member, which [`save_changed`] then stores: one version and one event, or nothing when
 /// it changes nothing.
 ///
 /// Leaving erases the personal data and publishes `MemberWithdrawn` for `withdrawal`; any other change
@@ -242,65 +239,29 @@ pub(crate) fn apply(
     }
 }
 
-/// Stores a member that had version `before`; nothing when it still has.
+/// Stores those of `members` that are no longer as they were `before`.
 ///
 /// # Errors
 /// The database's; a transaction that lost a race gets `RecordNotUpdated`, which is worth another try.
-pub(crate) async fn save(tx: &Transaction, before: i64, member: &Model) -> Result<(), DbErr> {
-    if member.version == before {
-        return Ok(());
-    }
-    let mut row = ActiveModel {
-        state: Set(member.state),
-        coupon_id: Set(member.coupon_id),
-        coupon_issue_time: Set(member.coupon_issue_time),
-        admin_notify_time: Set(member.admin_notify_time),
-        coupon_cancel_time: Set(member.coupon_cancel_time),
-        version: Set(member.version),
-        ..Default::default()
-    };
-    // Written only when they change: the address is in an index.
-    if member.state == State::Withdrawn {
-        row.email = Set(None);
-        row.display_name = Set(String::new());
-        row.withdraw_time = Set(member.withdraw_time);
-    }
-    let updated = Entity::update_many()
-        .set(row)
-        .filter(Column::MemberId.eq(member.member_id))
-        .filter(Column::Version.eq(before))
-        .exec(&**tx)
-        .await?;
-    if updated.rows_affected == 0 {
-        Err(DbErr::RecordNotUpdated)
-    } else {
-        Ok(())
-    }
-}
-
-/// Stores many members, each with the version that it had before.
-///
-/// # Errors
-/// The database's; `RecordNotUpdated` as for [`save`].
-pub(crate) async fn save_all(tx: &Transaction, members: Vec<(i64, Model)>) -> Result<(), DbErr> {
-    let changed = members
-        .into_iter()
-        .filter(|(before, member)| member.version != *before);
+pub(crate) async fn save_changed(
+    tx: &Transaction,
+    before: &HashMap<MemberId, Model>,
+    members: HashMap<MemberId, Model>,
+) -> Result<(), DbErr> {
+    let changed = members.into_values().filter_map(|member| {
+        let version = before.get(&member.member_id)?.version;
+        (member.version != version).then_some((version, member))
+    });
     let (left, stayed): (Vec<_>, Vec<_>) =
         changed.partition(|(_, member)| member.state == State::Withdrawn);
-    for (before, member) in left {
-        save(tx, before, &member).await?;
-    }
-    for run in rows::runs(tx.get_database_backend(), stayed) {
-        save_run(tx, run).await?;
-    }
-    Ok(())
+    save(tx, stayed, "").await?;
+    // Written only when they change: the address is in an index.
+    let erased = ", email = NULL, display_name = '', withdraw_time = news.column9";
+    save(tx, left, erased).await
 }
 
-/// One statement for many rows, which sea-query has no words for.
-async fn save_run(tx: &Transaction, run: Vec<(i64, Model)>) -> Result<(), DbErr> {
-    let expected = run.len() as u64;
-    let backend = tx.get_database_backend();
+/// Stores members, each with the version that it had before, and what else is `set`.
+async fn save(tx: &Transaction, members: Vec<(i64, Model)>, set: &str) -> Result<(), DbErr> {
     let types = [
         ColumnType::Uuid,
         ColumnType::Text,
@@ -310,8 +271,9 @@ async fn save_run(tx: &Transaction, run: Vec<(i64, Model)>) -> Result<(), DbErr>
         ColumnType::BigInteger,
         ColumnType::BigInteger,
         ColumnType::BigInteger,
+        ColumnType::BigInteger,
     ];
-    let rows = run.into_iter().map(|(before, member)| -> [Value; 8] {
+    let rows = members.into_iter().map(|(before, member)| -> [Value; 9] {
         [
             member.member_id.into(),
             member.state.into(),
@@ -321,22 +283,14 @@ async fn save_run(tx: &Transaction, run: Vec<(i64, Model)>) -> Result<(), DbErr>
             member.coupon_cancel_time.into(),
             member.version.into(),
             before.into(),
+            member.withdraw_time.into(),
         ]
     });
-    let (news, values) = rows::table(backend, types, rows.collect());
-    let sql = format!(
-        "UPDATE members SET state = news.column2, coupon_id = news.column3, \
-         coupon_issue_time = news.column4, admin_notify_time = news.column5, \
-         coupon_cancel_time = news.column6, version = news.column7 \
-         FROM ({news}) AS news \
-         WHERE members.member_id = news.column1 AND members.version = news.column8"
+    let set = format!(
+        "state = news.column2, coupon_id = news.column3, coupon_issue_time = news.column4, \
+         admin_notify_time = news.column5, coupon_cancel_time = news.column6, \
+         version = news.column7{set}"
     );
-    let updated = tx
-        .execute_raw(Statement::from_sql_and_values(backend, sql, values))
-        .await?;
-    if updated.rows_affected() == expected {
-        Ok(())
-    } else {
-        Err(DbErr::RecordNotUpdated)
-    }
+    let which = "members.member_id = news.column1 AND members.version = news.column8";
+    rows::update(&**tx, "members", types, rows.collect(), &set, which).await
 }

@@ -3,15 +3,17 @@
 //! Events come in any order, also after the member left: they fill in what they tell and never move
 //! the state back.
 
+use std::collections::HashMap;
+
 use couponmesh_messaging::{HandlerError, Transaction};
 use couponmesh_runtime::{
     Context, Timestamp,
-    id::{CouponId, MemberId},
+    id::{CouponId, MemberId, WithdrawalId},
 };
 use sea_orm::DbErr;
 
 use crate::{
-    attempt,
+    complete::{Completion, complete},
     coupon_client::Cancelled,
     members::{self, Model, State},
     withdrawals,
@@ -43,27 +45,32 @@ pub(crate) enum News {
 /// Takes note of everything in `notes`.
 pub(crate) async fn note(tx: &Transaction, notes: Vec<Note>) -> Result<(), HandlerError> {
     let ids = notes.iter().map(|note| note.member_id).collect();
-    let known = members::find_all_for_update(tx, ids).await?;
-    let mut changed = known.clone();
+    let before = members::find_all_for_update(tx, ids).await?;
+    let mut members = before.clone();
+    let pending = pending_withdrawals(tx, &before, &notes).await?;
+    let mut completions = Vec::with_capacity(pending.len());
     for note in notes {
-        let Some(member) = changed.get_mut(&note.member_id) else {
+        let Some(member) = members.get_mut(&note.member_id) else {
             unknown_member(&note)?;
             continue;
         };
-        if let News::CouponCancelled(cancelled) = &note.news
-            && let Some(withdrawal) = pending_withdrawal(tx, member).await?
-        {
-            attempt::apply_completion(tx, &note.context, member, &withdrawal, cancelled).await?;
-        } else {
-            let fill_in = |member: &mut Model| fill_in(member, &note.news);
-            members::apply(tx, &note.context, member, None, fill_in);
+        match (&note.news, pending.get(&note.member_id)) {
+            (News::CouponCancelled(cancelled), Some(withdrawal_id)) => {
+                completions.push(Completion {
+                    withdrawal_id: *withdrawal_id,
+                    member_id: note.member_id,
+                    context: note.context,
+                    cancelled: *cancelled,
+                });
+            }
+            (news, _) => {
+                let fill_in = |member: &mut Model| fill_in(member, news);
+                members::apply(tx, &note.context, member, None, fill_in);
+            }
         }
     }
-    let changed = changed.into_values().filter_map(|member| {
-        let before = known.get(&member.member_id)?.version;
-        Some((before, member))
-    });
-    Ok(members::save_all(tx, changed.collect()).await?)
+    complete(tx, &mut members, &completions).await?;
+    Ok(members::save_changed(tx, &before, members).await?)
 }
 
 /// Coupons are issued and notifications sent because of committed registrations, so that their member is
@@ -82,14 +89,23 @@ fn unknown_member(note: &Note) -> Result<(), HandlerError> {
     }
 }
 
-async fn pending_withdrawal(
+/// The withdrawals of those WITHDRAWING members whose coupon is cancelled.
+async fn pending_withdrawals(
     tx: &Transaction,
-    member: &Model,
-) -> Result<Option<withdrawals::Model>, DbErr> {
-    match member.state {
-        State::Withdrawing => withdrawals::find_by_member(&**tx, member.member_id).await,
-        State::Registered | State::Active | State::Withdrawn => Ok(None),
-    }
+    members: &HashMap<MemberId, Model>,
+    notes: &[Note],
+) -> Result<HashMap<MemberId, WithdrawalId>, DbErr> {
+    let cancelled = notes
+        .iter()
+        .filter(|note| matches!(note.news, News::CouponCancelled(_)));
+    let ids = cancelled.map(|note| note.member_id);
+    let withdrawing = ids.filter(|id| match members.get(id).map(|member| member.state) {
+        Some(State::Withdrawing) => true,
+        Some(State::Registered | State::Active | State::Withdrawn) | None => false,
+    });
+    let found = withdrawals::find_by_members(&**tx, withdrawing.collect()).await?;
+    let ids = found.into_iter().map(|(id, row)| (id, row.withdrawal_id));
+    Ok(ids.collect())
 }
 
 fn fill_in(member: &mut Model, news: &News) {

@@ -1,32 +1,29 @@
 //! Registering a member. It needs this service's database and nothing else.
 //!
-//! Callers that come together commit together: while one transaction is being committed, the next
-//! callers gather, and all of them share the next one. Each gets its own answer, and none fails for
-//! another's fault.
+//! Callers that come together commit together, most often without a look at what is there.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
+use async_trait::async_trait;
 use couponmesh_messaging::{Batch, Store, rows};
 use couponmesh_proto::member::v1::{MemberRegistered, MemberSnapshot};
 use couponmesh_runtime::{
-    Context, database,
+    Context,
+    group_commit::{GroupCommit, Work},
     id::{MemberId, RequestId},
     running::Running,
 };
 use sea_orm::{ConnectionTrait, DbErr, IntoActiveModel as _, QuerySelect as _, entity::prelude::*};
-use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    error::{self, Error},
+    error::Error,
     members::{self, Model, State},
     profile::{self, DisplayName, Email},
     requests::{self, Rpc},
 };
-
-/// Registrations in one transaction at the most.
-const MAX_BATCH: usize = 64;
-/// Registrations that wait at the most; the door's bound in flight keeps their number below it.
-const MAX_WAITING: usize = 4_096;
 
 /// So many times it is looked first who is known, after someone was: such callers seldom come alone, and
 /// each failed commit costs as much as a good one.
@@ -57,37 +54,17 @@ impl Registration {
 
 type Answer = Result<Model, Error>;
 
-struct Waiting {
-    registration: Registration,
-    answer: oneshot::Sender<Answer>,
-}
-
-/// Gathers registrations and commits them.
+/// Registers members. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Registrar(mpsc::Sender<Waiting>);
+pub struct Registrar(GroupCommit<Registering>);
 
 impl Registrar {
-    pub(crate) fn start(store: &Store, running: &Running) -> Self {
-        let (sender, receiver) = mpsc::channel(MAX_WAITING);
-        let (store, stop) = (store.clone(), running.stopping());
-        let receiver = std::sync::Arc::new(tokio::sync::Mutex::new(receiver));
-        running.keep("registrar", move || {
-            let (store, receiver, stop) = (store.clone(), receiver.clone(), stop.clone());
-            async move {
-                let mut receiver = receiver.lock().await;
-                let mut batch = Vec::with_capacity(MAX_BATCH);
-                let mut wary = 0;
-                loop {
-                    tokio::select! {
-                        biased;
-                        count = receiver.recv_many(&mut batch, MAX_BATCH) => if count == 0 { return },
-                        () = stop.cancelled() => return,
-                    }
-                    commit(&store, std::mem::take(&mut batch), &mut wary).await;
-                }
-            }
-        });
-        Self(sender)
+    pub(crate) fn new(store: &Store, running: &Running) -> Self {
+        let work = Registering {
+            store: store.clone(),
+            wary: AtomicUsize::new(0),
+        };
+        Self(GroupCommit::new(work, running))
     }
 
     /// Registers a member, or returns the one that the same request made before. When the caller
@@ -96,87 +73,46 @@ impl Registrar {
     /// # Errors
     /// [`Error::EmailTaken`], [`Error::RequestIdReused`], [`Error::Storage`], [`Error::Overloaded`].
     pub async fn register(&self, registration: Registration) -> Answer {
-        let (answer, answered) = oneshot::channel();
-        self.0
-            .try_send(Waiting {
-                registration,
-                answer,
-            })
-            .map_err(|_| Error::Overloaded)?;
-        // Dropped unanswered when the batch's task panicked or the service stopped.
-        answered.await.map_err(|_| Error::Overloaded)?
+        self.0.submit(registration).await
     }
 }
 
-async fn commit(store: &Store, batch: Vec<Waiting>, wary: &mut usize) {
-    let (registrations, answers): (Vec<_>, Vec<_>) = batch
-        .into_iter()
-        .map(|waiting| (waiting.registration, waiting.answer))
-        .unzip();
-    let results = match insist(store, &registrations, wary).await {
-        Ok(Some(results)) => results,
-        Ok(None) => alone(store, &registrations).await,
-        Err(error) if error::may_be_one_requests_fault(&error) => {
-            alone(store, &registrations).await
-        }
-        Err(error) => vec![Err(error); registrations.len()],
-    };
-    for (answer, result) in answers.into_iter().zip(results) {
-        // A caller that went away does not hear its answer.
-        let _ = answer.send(result);
-    }
+#[derive(Debug)]
+struct Registering {
+    store: Store,
+    /// In how many more groups it is looked first who is known.
+    wary: AtomicUsize,
 }
 
-/// Registers all, most often without a look at what is there: nearly every caller is new, and for the others
-/// the database's own uniqueness says so. None when someone else was first.
-async fn insist(
-    store: &Store,
-    registrations: &[Registration],
-    wary: &mut usize,
-) -> Result<Option<Vec<Answer>>, Error> {
-    if *wary == 0 {
-        if let Some(results) = together(store, registrations, Known::default()).await? {
-            return Ok(Some(results));
-        }
-        *wary = WARY;
-    }
-    *wary -= 1;
-    together(
-        store,
-        registrations,
-        Known::look(store, registrations).await?,
-    )
-    .await
-}
+#[async_trait]
+impl Work for Registering {
+    type Request = Registration;
+    type Answer = Model;
+    type Error = Error;
 
-/// Registers each in a commit of its own.
-async fn alone(store: &Store, registrations: &[Registration]) -> Vec<Answer> {
-    let mut results: Vec<Answer> = Vec::with_capacity(registrations.len());
-    for registration in registrations {
-        // An outage is everyone's: those who wait behind need not find out one by one.
-        if let Some(Err(Error::Storage(error))) = results.last()
-            && database::is_transient(error)
-        {
-            results.push(Err(Error::Storage(error.clone())));
-            continue;
+    /// Nearly every caller is new, and for the others the database's own uniqueness says so.
+    async fn commit(&self, registrations: &[Registration]) -> Result<Vec<Answer>, DbErr> {
+        // One group at a time, so nobody else counts meanwhile.
+        match self.wary.load(Ordering::Relaxed) {
+            0 => {
+                let all_new = Known::default();
+                if let Some(answers) = together(&self.store, registrations, all_new).await? {
+                    return Ok(answers);
+                }
+                self.wary.store(WARY, Ordering::Relaxed);
+            }
+            wary => self.wary.store(wary - 1, Ordering::Relaxed),
         }
-        results.push(one(store, registration).await);
-    }
-    results
-}
-
-async fn one(store: &Store, registration: &Registration) -> Answer {
-    let one = std::slice::from_ref(registration);
-    // Another replica may take the address or the request id after we looked. It has committed, or there would
-    // be no conflict, so a second look finds it.
-    for _ in 0..LOOKS {
-        let known = Known::look(store, one).await?;
-        if let Some(mut answers) = together(store, one, known).await? {
-            return answers.pop().unwrap_or(Err(Error::Overloaded));
+        // Another replica may take the address or the request id after we looked. It has committed, or there would
+        // be no conflict, so a second look finds it.
+        for _ in 0..LOOKS {
+            let known = Known::look(&self.store, registrations).await?;
+            if let Some(answers) = together(&self.store, registrations, known).await? {
+                return Ok(answers);
+            }
         }
+        Err(DbErr::RecordNotUpdated)
     }
-    // Taken and freed again at every look.
-    Err(Error::Overloaded)
 }
 
 /// Registers all in one commit; an answer for each, or one error for all when it did not commit. None when
@@ -185,7 +121,7 @@ async fn together(
     store: &Store,
     registrations: &[Registration],
     known: Known,
-) -> Result<Option<Vec<Answer>>, Error> {
+) -> Result<Option<Vec<Answer>>, DbErr> {
     let Known {
         mut taken,
         mut requests,

@@ -52,14 +52,17 @@ pub(crate) async fn find(
         return Ok(Vec::new());
     }
     let backend = db.get_database_backend();
-    let ids = ids.into_iter().map(|id| [id.into()]).collect();
-    let (asked, mut values) = rows::table(backend, [ColumnType::Uuid], ids);
-    values.push(rpc.as_str().into());
-    // As a join: with a list of ids PostgreSQL may look through everything of the RPC instead.
+    let asked = ids
+        .into_iter()
+        .map(|id| [id.into(), rpc.as_str().into()])
+        .collect();
+    let types = [ColumnType::Uuid, ColumnType::Text];
+    let (asked, values) = rows::table(backend, &types, asked);
+    // As a join in which every row names the RPC, too: where that is a constant, PostgreSQL may look through
+    // everything of the RPC instead, and remember to.
     let sql = format!(
         "SELECT requests.* FROM ({asked}) AS asked \
-         JOIN requests ON requests.request_id = asked.column1 AND requests.rpc = {}",
-        rows::placeholder(backend, values.len()),
+         JOIN requests ON requests.request_id = asked.column1 AND requests.rpc = asked.column2"
     );
     Entity::find()
         .from_raw_sql(Statement::from_sql_and_values(backend, sql, values))

@@ -1,10 +1,17 @@
 //! Asking to withdraw: the request is stored first, so that whatever happens next, it is carried out.
 
-use couponmesh_messaging::{Store, Transaction};
+use std::{collections::HashMap, time::Duration};
+
+use async_trait::async_trait;
+use couponmesh_messaging::{Store, Transaction, rows};
 use couponmesh_runtime::{
-    Context, database,
+    Context, Timestamp,
+    group_commit::{GroupCommit, Work},
     id::{MemberId, RequestId, WithdrawalId},
+    running::Running,
+    wake::Wake,
 };
+use sea_orm::{ActiveModelTrait as _, DbErr, IntoActiveModel as _};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -26,7 +33,15 @@ pub struct Leaving {
     pub context: Context,
 }
 
+impl Leaving {
+    /// The member's id is all the content that there is, and no secret.
+    fn digest(&self) -> &[u8] {
+        self.member_id.0.as_bytes()
+    }
+}
+
 /// A withdrawal, stored.
+#[derive(Debug)]
 enum Stored {
     /// It was there before, or there is no room for an attempt now: the worker's.
     AsItIs(Model),
@@ -34,107 +49,195 @@ enum Stored {
     Claimed(Model),
 }
 
-/// Stores the withdrawal, tells `stored` of it, and attempts it when there is room for one more caller.
-/// Returns it as it then is.
-///
-/// # Errors
-/// [`Error::MemberNotFound`], [`Error::RequestIdReused`], [`Error::Storage`].
-pub(crate) async fn withdraw(
+/// Takes requests to withdraw. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Withdrawer {
     finisher: Finisher,
+    asking: GroupCommit<Asking>,
+}
+
+impl Withdrawer {
+    pub(crate) fn new(finisher: Finisher, running: &Running) -> Self {
+        let asking = Asking {
+            store: finisher.store.clone(),
+            deadline: finisher.config.deadline,
+            pending: finisher.pending.clone(),
+        };
+        Self {
+            finisher,
+            asking: GroupCommit::new(asking, running),
+        }
+    }
+
+    /// Stores the withdrawal, tells `stored` of it, and attempts it when there is room for one more caller.
+    /// Returns it as it then is.
+    ///
+    /// # Errors
+    /// [`Error::MemberNotFound`], [`Error::RequestIdReused`], [`Error::Storage`], [`Error::Overloaded`].
+    pub(crate) async fn withdraw(
+        self,
+        leaving: Leaving,
+        stored: oneshot::Sender<Model>,
+    ) -> Result<Model, Error> {
+        // Held until the attempt ends, whether or not the caller still waits.
+        let permit = self.finisher.foreground.try_acquire().ok();
+        let asked = Asked {
+            leaving,
+            room: permit.is_some(),
+        };
+        match self.asking.submit(asked).await? {
+            Stored::AsItIs(withdrawal) => Ok(withdrawal),
+            Stored::Claimed(withdrawal) => {
+                // Nobody listens when the caller has no deadline.
+                let _ = stored.send(withdrawal.clone());
+                self.finisher.attempt(withdrawal, false).await
+            }
+        }
+    }
+}
+
+/// A request, and whether an attempt on behalf of its caller may follow.
+#[derive(Debug)]
+struct Asked {
     leaving: Leaving,
-    stored: oneshot::Sender<Model>,
-) -> Result<Model, Error> {
-    // Held until the attempt ends, whether or not the caller still waits.
-    let permit = finisher.foreground.try_acquire().ok();
-    let stored_now = match store(&finisher, &leaving, permit.is_some()).await {
-        // The same request id at the same time, at another replica or for another member: it is committed
-        // by now, and a second look finds it.
-        Err(Error::Storage(error)) if database::is_unique_violation(&error) => {
-            store(&finisher, &leaving, permit.is_some()).await
-        }
-        stored => stored,
-    };
-    match stored_now? {
-        Stored::AsItIs(withdrawal) => Ok(withdrawal),
-        Stored::Claimed(withdrawal) => {
-            // Nobody listens when the caller has no deadline.
-            let _ = stored.send(withdrawal.clone());
-            Ok(finisher.attempt(&withdrawal, false).await?)
-        }
-    }
+    room: bool,
 }
 
-async fn store(finisher: &Finisher, leaving: &Leaving, room: bool) -> Result<Stored, Error> {
-    let store: &Store = &finisher.store;
-    let tx = store.begin("member.withdraw").await?;
-    if let Some(before) = same_request(&tx, leaving).await? {
-        return Ok(Stored::AsItIs(before));
-    }
-    // Locked: two calls for one member take turns here.
-    let mut member = members::find_for_update(&tx, leaving.member_id)
-        .await?
-        .ok_or(Error::MemberNotFound)?;
-    if let Some(before) = withdrawals::find_by_member(&*tx, leaving.member_id).await? {
-        remember(&tx, leaving, before.withdrawal_id).await?;
+#[derive(Debug)]
+struct Asking {
+    store: Store,
+    deadline: Duration,
+    pending: Wake,
+}
+
+#[async_trait]
+impl Work for Asking {
+    type Request = Asked;
+    type Answer = Stored;
+    type Error = Error;
+
+    async fn commit(&self, asked: &[Asked]) -> Result<Vec<Result<Stored, Error>>, DbErr> {
+        let tx = self.store.begin("member.withdraw").await?;
+        let mut books = Books::open(&tx, asked).await?;
+        // Longer than the attempt lasts, so that the claim ends early only for the dead.
+        let claim_end = tx.now().plus(self.deadline + Duration::from_secs(1));
+        let answers = asked.iter().map(|one| books.store(&tx, one, claim_end));
+        let answers = answers.collect();
+        if books.is_unchanged() {
+            return Ok(answers);
+        }
+        if books.new_withdrawals.iter().any(Model::is_unclaimed) {
+            let pending = self.pending.clone();
+            tx.after_commit(move || pending.wake());
+        }
+        books.close(&tx).await?;
         tx.commit().await?;
-        return Ok(Stored::AsItIs(before));
+        Ok(answers)
     }
-    let claim_end = tx
-        .now()
-        .plus(finisher.config.deadline + std::time::Duration::from_secs(1));
-    let withdrawal = Model {
-        withdrawal_id: WithdrawalId(tx.new_id()),
-        member_id: leaving.member_id,
-        state: withdrawals::State::Pending,
-        attempt_count: i32::from(room),
-        next_attempt_time: Some(if room { claim_end } else { tx.now() }),
-        claim_end_time: room.then_some(claim_end),
-        pending_reason: (!room).then_some(Reason::Overloaded),
-        request_time: tx.now(),
-        complete_time: None,
-        correlation_id: leaving.context.correlation_id.as_str().to_owned(),
-        traceparent: leaving.context.traceparent.clone(),
-    };
-    let withdrawal = withdrawals::insert(&tx, withdrawal).await?;
-    remember(&tx, leaving, withdrawal.withdrawal_id).await?;
-    let before = member.version;
-    members::apply(&tx, &leaving.context, &mut member, None, |member| {
-        member.state = State::Withdrawing;
-    });
-    members::save(&tx, before, &member).await?;
-    if !room {
-        let pending = finisher.pending.clone();
-        tx.after_commit(move || pending.wake());
-    }
-    tx.commit().await?;
-    Ok(if room {
-        Stored::Claimed(withdrawal)
-    } else {
-        Stored::AsItIs(withdrawal)
-    })
 }
 
-/// The withdrawal that the same request made before, as it is now.
-async fn same_request(tx: &Transaction, leaving: &Leaving) -> Result<Option<Model>, Error> {
-    let ids = leaving.request_id.into_iter().collect();
-    let Some(before) = requests::find(&**tx, Rpc::Withdraw, ids).await?.pop() else {
-        return Ok(None);
-    };
-    if before.digest != digest(leaving) {
-        return Err(Error::RequestIdReused);
+/// What the database knows of those who ask, and what is to be added to it.
+struct Books {
+    /// Locked: two calls for one member take turns, also at different replicas.
+    before: HashMap<MemberId, members::Model>,
+    /// The same as they are to be.
+    members: HashMap<MemberId, members::Model>,
+    withdrawals: HashMap<MemberId, Model>,
+    /// Requests that succeeded before, and their digests.
+    requests: HashMap<RequestId, Vec<u8>>,
+    new_withdrawals: Vec<Model>,
+    new_requests: Vec<(RequestId, requests::ActiveModel)>,
+}
+
+impl Books {
+    async fn open(tx: &Transaction, asked: &[Asked]) -> Result<Self, DbErr> {
+        let ids = asked.iter().map(|one| one.leaving.member_id).collect();
+        let request_ids = asked.iter().filter_map(|one| one.leaving.request_id);
+        let request_ids = request_ids.collect();
+        // The members first: what others did with them is committed by then, and seen.
+        let members = members::find_all_for_update(tx, ids).await?;
+        let leave = members.values().filter(|member| member.state.leaves());
+        let leave = leave.map(|member| member.member_id).collect();
+        let withdrawals = withdrawals::find_by_members(&**tx, leave).await?;
+        let requests = requests::find(&**tx, Rpc::Withdraw, request_ids).await?;
+        let requests = requests.into_iter();
+        Ok(Self {
+            before: members.clone(),
+            members,
+            withdrawals,
+            requests: requests.map(|row| (row.request_id, row.digest)).collect(),
+            new_withdrawals: Vec::new(),
+            new_requests: Vec::new(),
+        })
     }
-    Ok(withdrawals::find(&**tx, WithdrawalId(before.resource_id)).await?)
-}
 
-async fn remember(tx: &Transaction, leaving: &Leaving, made: WithdrawalId) -> Result<(), Error> {
-    let request = leaving
-        .request_id
-        .map(|id| requests::row(Rpc::Withdraw, id, digest(leaving), made.0));
-    let rows = request.into_iter().collect();
-    Ok(couponmesh_messaging::rows::insert::<requests::Entity, _, _>(&**tx, rows, None).await?)
-}
+    fn store(
+        &mut self,
+        tx: &Transaction,
+        asked: &Asked,
+        claim_end: Timestamp,
+    ) -> Result<Stored, Error> {
+        let leaving = &asked.leaving;
+        let known = leaving.request_id.and_then(|id| self.requests.get(&id));
+        if known.is_some_and(|digest| digest != leaving.digest()) {
+            return Err(Error::RequestIdReused);
+        }
+        let member = self.members.get_mut(&leaving.member_id);
+        let member = member.ok_or(Error::MemberNotFound)?;
+        if let Some(before) = self.withdrawals.get(&leaving.member_id).cloned() {
+            self.remember(leaving, before.withdrawal_id);
+            return Ok(Stored::AsItIs(before));
+        }
+        let room = asked.room;
+        let withdrawal = Model {
+            withdrawal_id: WithdrawalId(tx.new_id()),
+            member_id: leaving.member_id,
+            state: withdrawals::State::Pending,
+            attempt_count: i32::from(room),
+            next_attempt_time: Some(if room { claim_end } else { tx.now() }),
+            claim_end_time: room.then_some(claim_end),
+            pending_reason: (!room).then_some(Reason::Overloaded),
+            request_time: tx.now(),
+            complete_time: None,
+            correlation_id: leaving.context.correlation_id.as_str().to_owned(),
+            traceparent: leaving.context.traceparent.clone(),
+        };
+        members::apply(tx, &leaving.context, member, None, |member| {
+            member.state = State::Withdrawing;
+        });
+        self.remember(leaving, withdrawal.withdrawal_id);
+        self.new_withdrawals.push(withdrawal.clone());
+        self.withdrawals
+            .insert(leaving.member_id, withdrawal.clone());
+        Ok(if room {
+            Stored::Claimed(withdrawal)
+        } else {
+            Stored::AsItIs(withdrawal)
+        })
+    }
 
-/// The member's id is all the content that there is, and no secret.
-fn digest(leaving: &Leaving) -> Vec<u8> {
-    leaving.member_id.0.as_bytes().to_vec()
+    fn remember(&mut self, leaving: &Leaving, made: WithdrawalId) {
+        let Some(id) = leaving.request_id else { return };
+        let digest = leaving.digest().to_vec();
+        if self.requests.insert(id, digest.clone()).is_none() {
+            let row = requests::row(Rpc::Withdraw, id, digest, made.0);
+            self.new_requests.push((id, row));
+        }
+    }
+
+    fn is_unchanged(&self) -> bool {
+        self.new_withdrawals.is_empty() && self.new_requests.is_empty()
+    }
+
+    async fn close(mut self, tx: &Transaction) -> Result<(), DbErr> {
+        let withdrawals = self.new_withdrawals.into_iter();
+        let withdrawals = withdrawals.map(|row| row.into_active_model().reset_all());
+        rows::insert::<withdrawals::Entity, _, _>(&**tx, withdrawals.collect(), None).await?;
+        // In the order of what has to be unique: two replicas with the same callers wait for each other, and do
+        // not deadlock.
+        self.new_requests.sort_unstable_by_key(|(id, _)| id.0);
+        let requests = self.new_requests.into_iter().map(|(_, row)| row).collect();
+        rows::insert::<requests::Entity, _, _>(&**tx, requests, None).await?;
+        members::save_changed(tx, &self.before, self.members).await
+    }
 }

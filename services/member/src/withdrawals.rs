@@ -1,5 +1,7 @@
 //! Withdrawals, one row each; a member has at most one.
 
+use std::collections::HashMap;
+
 use couponmesh_messaging::{Transaction, rows};
 use couponmesh_proto::member::v1 as proto;
 use couponmesh_runtime::{
@@ -7,11 +9,12 @@ use couponmesh_runtime::{
     id::{MemberId, WithdrawalId},
 };
 use sea_orm::{
-    ActiveValue::Set,
-    ConnectionTrait, DbErr, IntoActiveModel as _, QueryOrder, QuerySelect, QueryTrait,
+    ConnectionTrait, DbErr, QueryOrder, QuerySelect, QueryTrait,
     entity::prelude::*,
     sea_query::{ExprTrait as _, LockBehavior, LockType},
 };
+
+use crate::error::Error;
 
 /// A withdrawal.
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
@@ -128,6 +131,27 @@ impl Model {
             traceparent,
         )
     }
+
+    /// Whether it waits for the worker.
+    pub(crate) fn is_unclaimed(&self) -> bool {
+        self.claim_end_time.is_none()
+    }
+
+    /// Its coupon is cancelled.
+    pub(crate) fn complete(&mut self, now: Timestamp) {
+        self.state = State::Completed;
+        self.complete_time = Some(now);
+        self.next_attempt_time = None;
+        self.claim_end_time = None;
+        self.pending_reason = None;
+    }
+
+    /// Its attempt failed, and gives its claim back.
+    pub(crate) fn pause(&mut self, reason: Reason, next_attempt_time: Timestamp) {
+        self.pending_reason = Some(reason);
+        self.next_attempt_time = Some(next_attempt_time);
+        self.claim_end_time = None;
+    }
 }
 
 /// One withdrawal.
@@ -138,67 +162,70 @@ pub async fn find(db: &impl ConnectionTrait, id: WithdrawalId) -> Result<Option<
     Entity::find_by_id(id).one(db).await
 }
 
-/// Keeps other transactions from changing a withdrawal until this one ends.
-pub(crate) async fn lock(tx: &Transaction, id: WithdrawalId) -> Result<(), DbErr> {
-    Entity::find_by_id(id).lock_exclusive().one(&**tx).await?;
-    Ok(())
+/// Withdrawals by id, which no other transaction changes until this one ends.
+pub(crate) async fn find_all_for_update(
+    tx: &Transaction,
+    ids: Vec<WithdrawalId>,
+) -> Result<HashMap<WithdrawalId, Model>, DbErr> {
+    let found = Entity::find()
+        .filter(Column::WithdrawalId.is_in(rows::pad(ids)))
+        // Locked in the order of their keys, so that two replicas do not deadlock.
+        .order_by_asc(Column::WithdrawalId)
+        .lock_exclusive()
+        .all(&**tx)
+        .await?;
+    let by_id = found.into_iter().map(|row| (row.withdrawal_id, row));
+    Ok(by_id.collect())
 }
 
-pub(crate) async fn find_by_member(
+/// The withdrawals of members.
+pub(crate) async fn find_by_members(
     db: &impl ConnectionTrait,
-    id: MemberId,
-) -> Result<Option<Model>, DbErr> {
-    Entity::find().filter(Column::MemberId.eq(id)).one(db).await
-}
-
-pub(crate) async fn insert(tx: &Transaction, row: Model) -> Result<Model, DbErr> {
-    Entity::insert(row.clone().into_active_model().reset_all())
-        .exec_without_returning(&**tx)
+    ids: Vec<MemberId>,
+) -> Result<HashMap<MemberId, Model>, DbErr> {
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let found = Entity::find()
+        .filter(Column::MemberId.is_in(rows::pad(ids)))
+        .all(db)
         .await?;
-    Ok(row)
+    let by_member = found.into_iter().map(|row| (row.member_id, row));
+    Ok(by_member.collect())
 }
 
-/// Completes a withdrawal; false when someone else did.
-pub(crate) async fn complete(tx: &Transaction, id: WithdrawalId) -> Result<bool, DbErr> {
-    let row = ActiveModel {
-        state: Set(State::Completed),
-        complete_time: Set(Some(tx.now())),
-        next_attempt_time: Set(None),
-        claim_end_time: Set(None),
-        pending_reason: Set(None),
-        ..Default::default()
-    };
-    update_pending(tx, id, row).await
+/// Each of `ids` among those that were found.
+pub(crate) fn each(
+    found: &HashMap<WithdrawalId, Model>,
+    ids: impl Iterator<Item = WithdrawalId>,
+) -> impl Iterator<Item = Result<Model, Error>> {
+    ids.map(|id| found.get(&id).cloned().ok_or(Error::WithdrawalNotFound))
 }
 
-/// Pauses a withdrawal until `next_attempt_time` and gives its claim back; false when it is completed.
-pub(crate) async fn pause(
-    tx: &Transaction,
-    id: WithdrawalId,
-    reason: Reason,
-    next_attempt_time: Timestamp,
-) -> Result<bool, DbErr> {
-    let row = ActiveModel {
-        pending_reason: Set(Some(reason)),
-        next_attempt_time: Set(Some(next_attempt_time)),
-        claim_end_time: Set(None),
-        ..Default::default()
-    };
-    update_pending(tx, id, row).await
-}
-
-async fn update_pending(
-    tx: &Transaction,
-    id: WithdrawalId,
-    row: ActiveModel,
-) -> Result<bool, DbErr> {
-    let updated = Entity::update_many()
-        .set(row)
-        .filter(Column::WithdrawalId.eq(id))
-        .filter(Column::State.eq(State::Pending))
-        .exec(&**tx)
-        .await?;
-    Ok(updated.rows_affected > 0)
+/// Stores where withdrawals stand, which this transaction has locked.
+pub(crate) async fn save_all(tx: &Transaction, withdrawals: Vec<Model>) -> Result<(), DbErr> {
+    let rows = withdrawals.into_iter().map(|row| -> [Value; 6] {
+        [
+            row.withdrawal_id.into(),
+            row.state.into(),
+            row.next_attempt_time.into(),
+            row.claim_end_time.into(),
+            row.pending_reason.into(),
+            row.complete_time.into(),
+        ]
+    });
+    let types = [
+        ColumnType::Uuid,
+        ColumnType::Text,
+        ColumnType::BigInteger,
+        ColumnType::BigInteger,
+        ColumnType::Text,
+        ColumnType::BigInteger,
+    ];
+    let set = "state = news.column2, next_attempt_time = news.column3, claim_end_time = news.column4, \
+               pending_reason = news.column5, complete_time = news.column6";
+    let which = "withdrawals.withdrawal_id = news.column1";
+    rows::update(&**tx, "withdrawals", types, rows.collect(), set, which).await
 }
 
 /// Claims up to `limit` withdrawals that are due, oldest first, until `claim_end`: no one else attempts

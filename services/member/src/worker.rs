@@ -1,12 +1,11 @@
 //! The worker: finishes what is pending, across restarts and replicas.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use couponmesh_messaging::Store;
-use couponmesh_runtime::{running::Running, wake::Wake};
+use couponmesh_runtime::running::Running;
 use futures::future::join_all;
 use sea_orm::DbErr;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -26,13 +25,7 @@ pub(crate) fn start(
     config: &WithdrawalConfig,
     running: &Running,
 ) -> Finisher {
-    let finisher = Finisher {
-        store: store.clone(),
-        coupon,
-        config: config.clone(),
-        pending: Wake::default(),
-        foreground: Arc::new(Semaphore::new(config.foreground)),
-    };
+    let finisher = Finisher::new(store, coupon, config, running);
     let (worker, stop) = (finisher.clone(), running.stopping());
     running.keep("withdrawals", move || run(worker.clone(), stop.clone()));
     finisher
@@ -65,7 +58,7 @@ async fn round(finisher: &Finisher) -> Result<Duration, DbErr> {
     let Some(gate) = gate::closed(finisher.store.read()).await? else {
         let claimed = claim(finisher, finisher.config.background, false).await?;
         let full = claimed.len() == finisher.config.background;
-        attempt_all(finisher, &claimed, false).await;
+        attempt_all(finisher, claimed, false).await;
         return Ok(if full { Duration::ZERO } else { POLL });
     };
     let until_probe = gate.probe_time.since(finisher.store.now());
@@ -73,12 +66,9 @@ async fn round(finisher: &Finisher) -> Result<Duration, DbErr> {
         return Ok(until_probe.min(POLL));
     }
     let probe = claim(finisher, 1, true).await?;
-    attempt_all(finisher, &probe, true).await;
-    Ok(if probe.is_empty() {
-        POLL
-    } else {
-        Duration::ZERO
-    })
+    let none = probe.is_empty();
+    attempt_all(finisher, probe, true).await;
+    Ok(if none { POLL } else { Duration::ZERO })
 }
 
 async fn claim(finisher: &Finisher, limit: usize, probe: bool) -> Result<Vec<Model>, DbErr> {
@@ -97,11 +87,12 @@ async fn claim(finisher: &Finisher, limit: usize, probe: bool) -> Result<Vec<Mod
     Ok(claimed)
 }
 
-async fn attempt_all(finisher: &Finisher, claimed: &[Model], probe: bool) {
-    let attempts = claimed.iter().map(|withdrawal| async move {
+async fn attempt_all(finisher: &Finisher, claimed: Vec<Model>, probe: bool) {
+    let attempts = claimed.into_iter().map(|withdrawal| async move {
+        let id = withdrawal.withdrawal_id;
         // A claim whose outcome could not be stored ends by itself, and the withdrawal is tried again.
         if let Err(error) = finisher.attempt(withdrawal, probe).await {
-            tracing::warn!(withdrawal.id = %withdrawal.withdrawal_id, error = &error as &dyn std::error::Error, "the outcome of an attempt could not be stored");
+            tracing::warn!(withdrawal.id = %id, error = &error as &dyn std::error::Error, "the outcome of an attempt could not be stored");
         }
     });
     join_all(attempts).await;

@@ -7,6 +7,9 @@ use tonic::Status;
 
 use crate::status::{self, Reason};
 
+/// PostgreSQL's serialization failure, deadlock, and lock that was not to be had in time.
+const CONTENTION: [&str; 3] = ["40001", "40P01", "55P03"];
+
 /// Whether an error is the storage's and not the statement's: an outage, which passes, or a lost
 /// race. Retrying is right; nothing is wrong with the event or request at hand.
 #[must_use]
@@ -31,6 +34,14 @@ pub fn is_transient(error: &DbErr) -> bool {
     }
 }
 
+/// Whether another transaction was first, or holds what this one wants. A transient error that others, who want
+/// something else, need not meet.
+#[must_use]
+pub fn is_contention(error: &DbErr) -> bool {
+    matches!(error, DbErr::RecordNotUpdated)
+        || code_of(error).is_some_and(|code| CONTENTION.contains(&code.as_ref()))
+}
+
 /// The code under which the database itself refused a statement; none when something else went wrong.
 #[must_use]
 pub fn code_of(error: &DbErr) -> Option<Cow<'_, str>> {
@@ -50,7 +61,8 @@ fn is_outage(code: &str) -> bool {
         // Connection, login, no such database, resources, operator intervention, system, corruption; and
         // lost races, a standby, a missing grant. None of them is the fault of the statement at hand.
         return matches!(class, "08" | "28" | "3D" | "53" | "57" | "58" | "XX")
-            || matches!(code, "40001" | "40P01" | "55P03" | "25006" | "42501");
+            || matches!(code, "25006" | "42501")
+            || CONTENTION.contains(&code);
     }
     let primary = code.parse::<i32>().unwrap_or_default() & 0xff;
     // BUSY, LOCKED, NOMEM, READONLY, IOERR, CORRUPT, FULL, CANTOPEN, PROTOCOL, NOTADB
