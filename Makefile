@@ -70,7 +70,7 @@ mesh-test: image ## install the chart on the cluster of KUBECONFIG, test it ther
 	@scripts/tools "$(TOOLS)" grpcurl
 	PATH="$(TOOLS)/bin:$$PATH" scripts/mesh-test "$(TARGET)" "$(TARGET)/$(STATIC)/release/couponmesh"
 
-mesh-soak: image ## the same at length, and each protection taken away (an hour)
+mesh-soak: image ## the same at length, and each protection taken away (25 minutes)
 	@scripts/tools "$(TOOLS)" grpcurl
 	PATH="$(TOOLS)/bin:$$PATH" COUPONMESH_SOAK=1 scripts/mesh-test "$(TARGET)" "$(TARGET)/$(STATIC)/release/couponmesh"
 

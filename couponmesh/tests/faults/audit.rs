@@ -14,7 +14,8 @@ use couponmesh_proto::{coupon::v1::CouponState, member::v1::MemberState};
 use couponmesh_runtime::id::MemberId;
 use sea_orm::{
     ColumnTrait as _, ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection,
-    DbBackend, EntityTrait as _, QueryFilter as _, QuerySelect as _, Statement,
+    DatabaseTransaction, DbBackend, EntityTrait as _, QueryFilter as _, QuerySelect as _,
+    Statement, TransactionTrait as _,
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -50,6 +51,13 @@ impl Auditor {
         let query = Statement::from_string(DbBackend::Postgres, sql);
         let row = self.0[service].query_one_raw(query).await.unwrap();
         row.unwrap().try_get_by_index(0).unwrap()
+    }
+
+    /// A transaction that took what `sql` takes, and holds it until it ends.
+    pub(crate) async fn hold(&self, service: &str, sql: &str) -> DatabaseTransaction {
+        let transaction = self.0[service].begin().await.unwrap();
+        transaction.execute_unprepared(sql).await.unwrap();
+        transaction
     }
 
     /// Waits until everything came to rest after `acknowledged` registrations; returns how long that took.

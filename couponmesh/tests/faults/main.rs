@@ -25,6 +25,7 @@ mod coupon;
 mod coupon_way;
 mod database;
 mod load;
+mod locks;
 mod networks;
 mod outage;
 mod production;

@@ -32,6 +32,8 @@ use crate::{
 
 /// Longer than any bound of the mesh.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a coupon may take to come, also for the last of a thousand.
+const SAGA: Duration = Duration::from_secs(120);
 /// Callers that act at the same moment.
 const AT_ONCE: usize = 64;
 
@@ -76,7 +78,8 @@ pub(crate) struct Promised {
 impl Promised {
     /// No call failed, not even one that was made again.
     pub(crate) fn assert_kept(&self) {
-        assert_eq!(self.failed, [""; 0], "of {} calls", self.calls);
+        let (failed, calls) = (&self.failed, self.calls);
+        assert!(failed.is_empty(), "of {calls} calls failed: {failed:?}");
     }
 }
 
@@ -192,7 +195,7 @@ pub(crate) async fn register(cluster: &Cluster, count: usize) -> Vec<String> {
     let random = randomness(2, name);
     stream::iter(0..count)
         .map(|number| {
-            let (mut members, mut pages) = (members.clone(), pages.clone());
+            let (mut members, pages) = (members.clone(), pages.clone());
             let request = registration(
                 &request_id(&random),
                 &format!("{name}-{number}@example.com"),
@@ -200,18 +203,18 @@ pub(crate) async fn register(cluster: &Cluster, count: usize) -> Vec<String> {
             async move {
                 let answer = members.register_member(request).await.unwrap();
                 let member_id = answer.into_inner().member.unwrap().member_id;
-                loop {
-                    let request = GetMyPageRequest {
-                        member_id: member_id.clone(),
-                        min_version: 2,
-                    };
-                    let page = pages.get_my_page(request).await;
-                    // Not there yet.
-                    let Ok(page) = page else { continue };
-                    if !page.into_inner().page.unwrap().coupon_code.is_empty() {
-                        return member_id;
-                    }
-                }
+                let request = GetMyPageRequest {
+                    member_id: member_id.clone(),
+                    min_version: 2,
+                };
+                eventually_within(SAGA, "the coupon is on its page", async || {
+                    // Or it is not there yet.
+                    let page = pages.clone().get_my_page(request.clone()).await.ok()?;
+                    let page = page.into_inner().page.unwrap();
+                    (!page.coupon_code.is_empty()).then_some(())
+                })
+                .await;
+                member_id
             }
         })
         .buffer_unordered(AT_ONCE)

@@ -17,20 +17,26 @@ use crate::{
     soak::say,
 };
 
-/// Runs a test that has to fail, and returns what it complained about.
-async fn goes_red(test: &str, running: impl Future<Output = ()>) -> String {
-    let outcome = AssertUnwindSafe(running).catch_unwind().await;
-    let Err(panic) = outcome else {
-        panic!("{test}: stayed green");
-    };
+/// Runs a test that has to fail, and returns what it complained about; none when it stayed green.
+async fn complaint(running: impl Future<Output = ()>) -> Option<String> {
+    let panic = AssertUnwindSafe(running).catch_unwind().await.err()?;
     let complaint = panic
         .downcast_ref::<String>()
         .cloned()
-        .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
-        .unwrap_or_default();
+        .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+    Some(complaint.unwrap_or_default())
+}
+
+/// The test went red, and for the reason that its complaint has to name. To be asked when everything is as it was again:
+/// the tests that follow need it.
+fn assert_red(test: &str, complaint: Option<&str>, reason: &str) {
+    let complaint = complaint.unwrap_or_else(|| panic!("{test}: stayed green"));
+    assert!(
+        complaint.contains(reason),
+        "{test}: red for another reason: {complaint}"
+    );
     let short: String = complaint.chars().take(300).collect();
     say(test, &format!("red, as it should be: {short}"));
-    complaint
 }
 
 #[tokio::test]
@@ -40,11 +46,17 @@ async fn control_an_ejection_limit_of_ten_percent_opens_no_circuit() {
     cluster
         .upgrade(&["istio.breaker.maxEjectionPercent=10"])
         .await;
-    goes_red("settings", the_breaker_is_as_installed(&cluster)).await;
+    let settings = complaint(the_breaker_is_as_installed(&cluster)).await;
     let outage = an_outage_opens_the_circuit(&cluster, "control", Fault::Unavailable);
-    goes_red("failure", outage).await;
+    let failure = complaint(outage).await;
     Fault::None.set(&cluster).await;
     cluster.upgrade(&[]).await;
+    assert_red("settings", settings.as_deref(), "maxEjectionPercent");
+    assert_red(
+        "failure",
+        failure.as_deref(),
+        "every pod of coupon is ejected",
+    );
 }
 
 /// Changes the mesh's route to coupon by a JSON patch, as an operator's slip would.
@@ -60,15 +72,12 @@ async fn patch_route(cluster: &Cluster, patch: &str) {
 #[ignore = "needs a cluster: make mesh-soak"]
 async fn control_default_retries_are_seen() {
     let cluster = Cluster::here();
-    patch_route(
-        &cluster,
-        r#"[{"op":"remove","path":"/spec/http/0/retries"}]"#,
-    )
-    .await;
-    let red = goes_red("settings", the_breaker_is_as_installed(&cluster)).await;
-    assert!(red.contains("retryOn"), "{red}");
+    let remove = r#"[{"op":"remove","path":"/spec/http/0/retries"}]"#;
+    patch_route(&cluster, remove).await;
+    let settings = complaint(the_breaker_is_as_installed(&cluster)).await;
     let back = r#"[{"op":"add","path":"/spec/http/0/retries","value":{"attempts":0}}]"#;
     patch_route(&cluster, back).await;
+    assert_red("settings", settings.as_deref(), "retryOn");
 }
 
 #[tokio::test]
@@ -79,19 +88,28 @@ async fn control_without_the_subset_the_mesh_refuses_nothing() {
     let with = refused_of(&cluster, 128).await;
     let remove = r#"[{"op":"remove","path":"/spec/http/0/route/0/destination/subset"}]"#;
     patch_route(&cluster, remove).await;
-    goes_red("settings", the_breaker_is_as_installed(&cluster)).await;
-    goes_red("overload", the_sidecar_refuses_what_is_too_much(&cluster)).await;
+    let settings = complaint(the_breaker_is_as_installed(&cluster)).await;
+    let overload = complaint(the_sidecar_refuses_what_is_too_much(&cluster)).await;
     Fault::None.set(&cluster).await;
     let without = refused_of(&cluster, 128).await;
+    let back =
+        r#"[{"op":"add","path":"/spec/http/0/route/0/destination/subset","value":"cancel"}]"#;
+    patch_route(&cluster, back).await;
     say(
         "overload",
         &format!("of 128 at once {with} were refused with the breaker, {without} without"),
     );
     assert!(with > without);
-    Fault::None.set(&cluster).await;
-    let back =
-        r#"[{"op":"add","path":"/spec/http/0/route/0/destination/subset","value":"cancel"}]"#;
-    patch_route(&cluster, back).await;
+    assert_red(
+        "settings",
+        settings.as_deref(),
+        "the cluster of CancelCoupon",
+    );
+    assert_red(
+        "overload",
+        overload.as_deref(),
+        "the sidecar refused nothing",
+    );
 }
 
 #[tokio::test]
@@ -104,7 +122,7 @@ async fn control_without_probes_and_pre_stop_a_rollout_fails_calls() {
         "rollout.minReadySeconds=0",
     ];
     cluster.upgrade(&off).await;
-    goes_red("rollout", nothing_fails_in_a_rollout(&cluster)).await;
+    let rollout = complaint(nothing_fails_in_a_rollout(&cluster)).await;
     let without = roll(&cluster).await;
     cluster.upgrade(&[]).await;
     let with = roll(&cluster).await;
@@ -119,6 +137,7 @@ async fn control_without_probes_and_pre_stop_a_rollout_fails_calls() {
         ),
     );
     assert_eq!(with.failed, [""; 0]);
+    assert_red("rollout", rollout.as_deref(), "calls failed");
 }
 
 #[tokio::test]
@@ -129,6 +148,7 @@ async fn control_without_deny_all_strangers_get_in() {
         .kubectl(&["delete", "authorizationpolicy", "deny-all"])
         .await;
     tokio::time::sleep(Duration::from_secs(3)).await;
-    goes_red("policies", only_member_may_cancel(&cluster)).await;
+    let policies = complaint(only_member_may_cancel(&cluster)).await;
     cluster.upgrade(&[]).await;
+    assert_red("policies", policies.as_deref(), "was let in");
 }

@@ -13,6 +13,8 @@ use crate::{
     soak::say,
 };
 
+/// How long a caller waits for a coupon service that hangs: `breaker.timeout`. With the circuit open nobody does.
+const TIMEOUT: Duration = Duration::from_secs(2);
 /// Withdrawals that wait for the end of an outage.
 const WAITING: usize = 1_000;
 /// How long a pod gets no cancels: `breaker.baseEjectionTime`.
@@ -27,11 +29,11 @@ pub(crate) async fn an_outage_opens_the_circuit(
     fault: Fault,
 ) {
     all_closed(cluster).await;
-    let books = Books::open(cluster).await;
     let (first, rest) = (
         register(cluster, 24).await,
         register(cluster, WAITING).await,
     );
+    let books = Books::open(cluster).await;
     let callers = Callers::begin(test, cluster, 4, 0, Vec::new());
     let sidecars = Sidecar::of_members(cluster).await;
     let pods = cluster.ready("coupon").await.len() as u64;
@@ -83,7 +85,7 @@ pub(crate) async fn an_outage_opens_the_circuit(
     );
     for answer in &waiting {
         let known = answer.is_because(PendingReason::NoHealthyUpstream);
-        assert!(known, "{answer:?}");
+        assert!(known && answer.took < TIMEOUT, "{answer:?}");
     }
     callers.go_on(20).await;
 
@@ -99,6 +101,7 @@ pub(crate) async fn an_outage_opens_the_circuit(
     );
     let promised = callers.go_home().await;
     promised.assert_kept();
+    books.check(&promised.acknowledged).await;
 }
 
 #[tokio::test]
@@ -131,7 +134,7 @@ async fn withdrawals_wait_for_a_coupon_service_that_has_no_pods() {
     );
     for answer in &waiting {
         let known = answer.is_because(PendingReason::NoHealthyUpstream);
-        assert!(known, "{answer:?}");
+        assert!(known && answer.took < TIMEOUT, "{answer:?}");
     }
     callers.go_on(20).await;
     cluster.scale("coupon", pods).await;

@@ -12,7 +12,7 @@ use tonic::Code;
 
 use crate::{
     callers::{pages, register, withdraw},
-    cluster::Cluster,
+    cluster::{Cluster, PATIENCE, eventually},
 };
 
 /// Runs grpcurl against the gateway, as somebody with a checkout does.
@@ -51,7 +51,12 @@ async fn a_member_comes_gets_a_coupon_and_leaves_through_the_gateway() {
         grpcurl(&cluster, method, &request).unwrap()["page"].clone()
     };
     // Each answers as soon as the page shows the version, or after the wait, as it is then.
-    while page(3)["memberVersion"] != "3" || page(3)["couponState"] != "COUPON_STATE_ISSUED" {}
+    eventually(PATIENCE, "the coupon is on the page", async || {
+        let page = page(3);
+        let shown = page["memberVersion"] == "3" && page["couponState"] == "COUPON_STATE_ISSUED";
+        shown.then_some(())
+    })
+    .await;
     assert_eq!(page(3)["memberState"], "MEMBER_STATE_ACTIVE");
     assert_eq!(page(3)["adminNotified"], true);
     let gone = grpcurl(
@@ -61,8 +66,12 @@ async fn a_member_comes_gets_a_coupon_and_leaves_through_the_gateway() {
     );
     let gone = gone.unwrap()["withdrawal"].clone();
     assert_eq!(gone["state"], "WITHDRAWAL_STATE_COMPLETED", "{gone}");
-    while page(5)["couponCancelled"] != true || page(5)["couponState"] != "COUPON_STATE_CANCELLED" {
-    }
+    eventually(PATIENCE, "the page shows it", async || {
+        let page = page(5);
+        let cancelled = page["couponState"] == "COUPON_STATE_CANCELLED";
+        (cancelled && page["couponCancelled"] == true).then_some(())
+    })
+    .await;
     assert_eq!(page(5)["memberState"], "MEMBER_STATE_WITHDRAWN");
 }
 
@@ -142,7 +151,8 @@ async fn a_watch_comes_back_over_a_rollout_and_sees_the_end() {
     tokio::join!(leaving, cluster.settled());
     let mut again = 0;
     for watch in watches {
-        let (streams, page) = watch.await.unwrap();
+        let watch = tokio::time::timeout(PATIENCE, watch).await;
+        let (streams, page) = watch.expect("the watch sees the end").unwrap();
         again += streams - 1;
         assert!(page.coupon_cancelled, "{page:?}");
     }

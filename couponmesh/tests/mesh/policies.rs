@@ -27,8 +27,12 @@ pub(crate) async fn only_member_may_cancel(cluster: &Cluster) {
         ("mypage", GET_PAGE),
         ("notification", LIST_NOTIFICATIONS),
     ] {
-        let refused = stranger.call(service, method, "{}").await.unwrap_err();
-        assert!(refused.contains("PermissionDenied"), "{method}: {refused}");
+        let answer = stranger.call(service, method, "{}").await;
+        let refused = answer.expect_err(&format!("{method}: a stranger was let in"));
+        assert!(
+            refused.contains("PermissionDenied"),
+            "{method}: a stranger was let in: {refused}"
+        );
     }
     stranger.go().await;
     let member = Stranger::come(cluster, "member", true).await;

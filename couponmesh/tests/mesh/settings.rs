@@ -26,7 +26,8 @@ pub(crate) async fn the_breaker_is_as_installed(cluster: &Cluster) {
         };
         assert_eq!(cancel["match"]["path"], CANCEL, "{cancel}");
         let guarded = format!("outbound|{PORT}|{SUBSET}|{host}");
-        assert_eq!(cancel["route"]["cluster"], json!(guarded), "{cancel}");
+        let led_to = &cancel["route"]["cluster"];
+        assert_eq!(led_to, &json!(guarded), "the cluster of CancelCoupon");
         assert_eq!(cancel["route"]["timeout"], "2s", "{cancel}");
         assert_eq!(cancel["route"]["retryPolicy"], Value::Null, "{cancel}");
         let unguarded = format!("outbound|{PORT}||{host}");
@@ -53,11 +54,16 @@ pub(crate) async fn the_breaker_is_as_installed(cluster: &Cluster) {
         }
         // Off, not merely left out: the default of five would eject for errors of our own.
         assert_eq!(outliers["enforcingConsecutive5xx"], 0, "{outliers}");
-        for other in sidecar.cluster_of("coupon", "").await {
-            if other["name"] == json!(unguarded) {
-                assert_eq!(other["outlierDetection"], Value::Null, "{other}");
-            }
+        let clusters = sidecar.cluster_of("coupon", "").await;
+        let mut clusters = clusters.iter();
+        let others = clusters.find(|other| other["name"] == json!(unguarded));
+        let others = others.unwrap_or_else(|| panic!("no cluster {unguarded}"));
+        assert_eq!(others["outlierDetection"], Value::Null, "{others}");
+        let limits = &others["circuitBreakers"]["thresholds"][0];
+        for limit in ["maxConnections", "maxPendingRequests", "maxRequests"] {
+            assert_eq!(limits[limit], u32::MAX, "{limit} in {limits}");
         }
+        assert_eq!(limits["maxRetries"], 64, "{limits}");
     }
 }
 
@@ -112,6 +118,7 @@ async fn the_gateway_routes_what_is_public_and_never_sends_a_write_twice() {
             "--output=jsonpath={.items[*].metadata.name}",
         ])
         .await;
+    assert!(!printed.trim().is_empty(), "no pod of the gateway");
     for gateway in printed.split_whitespace() {
         let address = format!("{gateway}.istio-ingress");
         let routes = ["proxy-config", "route", &address, "--name", "http.80"];
@@ -124,20 +131,20 @@ async fn the_gateway_routes_what_is_public_and_never_sends_a_write_twice() {
             .map(|route| {
                 let path = route["match"]["path"].as_str().unwrap();
                 let retried = route["route"]["retryPolicy"]["retryOn"].as_str().unwrap();
-                (path, retried)
+                (path, (retried, route["route"]["timeout"].as_str().unwrap()))
             })
             .collect();
-        let (write, read) = (
-            "connect-failure,refused-stream",
-            "connect-failure,refused-stream,unavailable,reset",
-        );
+        let unseen = "connect-failure,refused-stream";
+        let seen = "connect-failure,refused-stream,unavailable,reset";
+        // A watch lasts.
+        let (write, read, watch) = ((unseen, "12s"), (seen, "12s"), (unseen, "0s"));
         let expected = BTreeMap::from([
             ("/couponmesh.member.v1.MemberService/RegisterMember", write),
             ("/couponmesh.member.v1.MemberService/WithdrawMember", write),
             ("/couponmesh.member.v1.MemberService/GetMember", read),
             ("/couponmesh.member.v1.MemberService/GetWithdrawal", read),
             ("/couponmesh.mypage.v1.MyPageService/GetMyPage", read),
-            ("/couponmesh.mypage.v1.MyPageService/WatchMyPage", write),
+            ("/couponmesh.mypage.v1.MyPageService/WatchMyPage", watch),
         ]);
         assert_eq!(routed, expected);
     }

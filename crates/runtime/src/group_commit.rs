@@ -1,7 +1,8 @@
 //! Group commit: callers that come together commit together.
 //!
 //! While one transaction is being committed, the next callers gather, and all of them share the next one. Each
-//! gets its own answer, and none fails for another's fault.
+//! gets its own answer, and none fails for another's fault: the requests of a group that did not commit are tried
+//! alone, beside the groups that follow.
 
 use std::{
     collections::VecDeque,
@@ -11,9 +12,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures::{FutureExt as _, StreamExt as _, stream};
+use futures::{FutureExt as _, future::join_all};
 use sea_orm::DbErr;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::{database, running::Running};
 
@@ -21,7 +22,7 @@ use crate::{database, running::Running};
 const MAX_GROUP: usize = 64;
 /// Requests that wait at the most; more are not taken. The bounds on calls in flight keep their number below it.
 const MAX_WAITING: usize = 4_096;
-/// Requests of a group that failed that are tried alone at once: some may wait for locks that others hold.
+/// Requests of groups that failed that are tried alone at the same time: some may wait for locks that others hold.
 const ALONE_AT_ONCE: usize = 4;
 /// How often each of them is tried: who lost a race for something finds it taken then, since the other has committed.
 const TRIES_ALONE: usize = 2;
@@ -59,6 +60,7 @@ struct Inner<W: Work> {
     work: W,
     running: Running,
     queue: Mutex<Queue<W>>,
+    alone: Semaphore,
 }
 
 struct Queue<W: Work> {
@@ -80,6 +82,7 @@ impl<W: Work> GroupCommit<W> {
                 waiting: VecDeque::new(),
                 committing: false,
             }),
+            alone: Semaphore::new(ALONE_AT_ONCE),
         }))
     }
 
@@ -96,10 +99,7 @@ impl<W: Work> GroupCommit<W> {
             }
             queue.waiting.push_back((request, answer));
             if !std::mem::replace(&mut queue.committing, true) {
-                let inner = self.0.clone();
-                self.0
-                    .running
-                    .spawn(async move { inner.commit_all().await });
+                self.0.running.spawn(self.0.clone().commit_all());
             }
         }
         answered.await.unwrap_or_else(|_| Err(NotTaken.into()))
@@ -121,36 +121,47 @@ impl<W: Work> Inner<W> {
             .then(|| queue.waiting.drain(..count).collect())
     }
 
-    async fn commit_all(&self) {
+    async fn commit_all(self: Arc<Self>) {
         while let Some(group) = self.next() {
             let (requests, answers): (Vec<_>, Vec<_>) = group.into_iter().unzip();
-            let outcomes = self.commit(&requests).await;
-            for (answer, outcome) in answers.into_iter().zip(outcomes) {
+            match self.attempt(&requests).await {
                 // A caller that went away does not hear its answer.
-                let _ = answer.send(outcome);
+                Ok(outcomes) => answers
+                    .into_iter()
+                    .zip(outcomes)
+                    .for_each(|(answer, outcome)| {
+                        let _ = answer.send(outcome);
+                    }),
+                Err(Failure::Everyones(error)) => answers.into_iter().for_each(|answer| {
+                    let _ = answer.send(Err(error.clone().into()));
+                }),
+                Err(Failure::Database(_) | Failure::Panic) => {
+                    // Beside the groups that follow, which need not wait for it.
+                    let (inner, group) = (self.clone(), requests.into_iter().zip(answers));
+                    let group = group.collect();
+                    self.running
+                        .spawn(async move { inner.commit_each(group).await });
+                }
             }
         }
     }
 
-    async fn commit(&self, requests: &[W::Request]) -> Vec<Outcome<W>> {
-        match self.attempt(requests).await {
-            Ok(outcomes) => outcomes,
-            Err(Failure::Everyones(error)) => {
-                let same = requests.iter().map(|_| Err(error.clone().into()));
-                same.collect()
+    /// Tries each alone, which finds the one to blame.
+    async fn commit_each(&self, group: Vec<Waiting<W>>) {
+        let outage = OnceLock::new();
+        let each = group.into_iter().map(|(request, answer)| {
+            let outage = &outage;
+            async move {
+                let _ = answer.send(self.commit_alone(&request, outage).await);
             }
-            Err(Failure::Database(_) | Failure::Panic) => {
-                // That finds the one to blame.
-                let outage = OnceLock::new();
-                let alone = |request| self.commit_alone(request, &outage);
-                let alone: Vec<_> = requests.iter().map(alone).collect();
-                stream::iter(alone).buffered(ALONE_AT_ONCE).collect().await
-            }
-        }
+        });
+        join_all(each).await;
     }
 
     /// `outage` ends it for those who are not tried yet: they need not find out one by one.
     async fn commit_alone(&self, request: &W::Request, outage: &OnceLock<DbErr>) -> Outcome<W> {
+        // Never closed.
+        let _permit = self.alone.acquire().await;
         let mut failed = NotTaken.into();
         for _ in 0..TRIES_ALONE {
             if let Some(error) = outage.get() {
@@ -216,9 +227,7 @@ impl<W: Work> fmt::Debug for GroupCommit<W> {
 
 #[cfg(test)]
 mod tests {
-    use futures::future::join_all;
     use sea_orm::RuntimeErr;
-    use tokio::sync::Semaphore;
 
     use super::*;
 
@@ -233,6 +242,8 @@ mod tests {
     const BAD: i32 = -1;
     const OUTAGE: i32 = -2;
     const PANIC: i32 = -3;
+    /// Somebody holds a lock that it wants, and never lets go.
+    const LOCKED: i32 = -4;
 
     #[derive(Clone, Debug, PartialEq)]
     enum Error {
@@ -266,6 +277,12 @@ mod tests {
             }
             if requests.contains(&OUTAGE) {
                 return Err(DbErr::Conn(RuntimeErr::Internal("gone".to_owned())));
+            }
+            if requests == [LOCKED] {
+                std::future::pending::<()>().await;
+            }
+            if requests.contains(&LOCKED) {
+                return Err(DbErr::RecordNotUpdated);
             }
             assert!(!requests.contains(&PANIC));
             Ok(requests.iter().map(|number| Ok(number * 2)).collect())
@@ -353,5 +370,23 @@ mod tests {
         assert!(answers[..MAX_GROUP].iter().filter(|a| a.is_err()).count() > MAX_GROUP - 10);
         assert!(answers[MAX_GROUP..].iter().all(Result::is_ok));
         assert!(groups.len() < 10, "{groups:?}");
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_anothers_lock() {
+        let work = Doubling {
+            may: Arc::new(Semaphore::new(1_000)),
+            groups: Arc::default(),
+        };
+        let group = GroupCommit::new(work, &Running::new());
+        let mut locked = tokio::spawn({
+            let group = group.clone();
+            async move { join_all([1, LOCKED].map(|number| group.submit(number))).await }
+        });
+        for number in 2..100 {
+            assert_eq!(group.submit(number).await, Ok(2 * number));
+        }
+        let waits = futures::poll!(&mut locked);
+        assert!(waits.is_pending());
     }
 }

@@ -92,7 +92,7 @@ impl Work for Registering {
 
     /// Nearly every caller is new, and for the others the database's own uniqueness says so.
     async fn commit(&self, registrations: &[Registration]) -> Result<Vec<Answer>, DbErr> {
-        // One group at a time, so nobody else counts meanwhile.
+        // Others may count meanwhile, and then it is a few groups more or less.
         match self.wary.load(Ordering::Relaxed) {
             0 => {
                 let all_new = Known::default();

@@ -20,8 +20,8 @@ use super::{
 /// How much longer than the server's own timeout an answer is waited for.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a statement waits for a lock. Nobody holds one for longer than a commit takes, but who vanished in the
-/// middle; who else wants something of that must not keep those who wait behind.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// middle of a transaction: whoever else wants something of that must not keep others, who may have little time.
+const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 /// A connection that rested longer than this is tried before it is used: a server that was restarted
 /// meanwhile costs no caller an error.
 const FRESH: Duration = Duration::from_secs(1);
