@@ -43,8 +43,10 @@ async fn who_wants_what_somebody_holds_keeps_nobody_else() {
         let answer = members.clone().register_member(request).await.unwrap();
         ids.push(answer.into_inner().member.unwrap().member_id);
     }
-    let held = ids.remove(0);
     let auditor = production.auditor().await;
+    // Nothing else goes on with them.
+    auditor.rest(ids.len()).await;
+    let held = ids.remove(0);
     let sql = format!("SELECT 1 FROM members WHERE member_id = '{held}' FOR UPDATE");
     let holder = auditor.hold("member", &sql).await;
 

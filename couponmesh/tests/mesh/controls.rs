@@ -51,7 +51,7 @@ async fn control_an_ejection_limit_of_ten_percent_opens_no_circuit() {
     let failure = complaint(outage).await;
     Fault::None.set(&cluster).await;
     cluster.upgrade(&[]).await;
-    assert_red("settings", settings.as_deref(), "maxEjectionPercent");
+    assert_red("settings", settings.as_deref(), "maxEjectionPercent in");
     assert_red(
         "failure",
         failure.as_deref(),

@@ -13,8 +13,6 @@ use crate::{
     soak::say,
 };
 
-/// How long a caller waits for a coupon service that hangs: `breaker.timeout`. With the circuit open nobody does.
-const TIMEOUT: Duration = Duration::from_secs(2);
 /// Withdrawals that wait for the end of an outage.
 const WAITING: usize = 1_000;
 /// How long a pod gets no cancels: `breaker.baseEjectionTime`.
@@ -85,7 +83,7 @@ pub(crate) async fn an_outage_opens_the_circuit(
     );
     for answer in &waiting {
         let known = answer.is_because(PendingReason::NoHealthyUpstream);
-        assert!(known && answer.took < TIMEOUT, "{answer:?}");
+        assert!(known, "{answer:?}");
     }
     callers.go_on(20).await;
 
@@ -134,7 +132,7 @@ async fn withdrawals_wait_for_a_coupon_service_that_has_no_pods() {
     );
     for answer in &waiting {
         let known = answer.is_because(PendingReason::NoHealthyUpstream);
-        assert!(known && answer.took < TIMEOUT, "{answer:?}");
+        assert!(known, "{answer:?}");
     }
     callers.go_on(20).await;
     cluster.scale("coupon", pods).await;

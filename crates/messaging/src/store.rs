@@ -17,7 +17,7 @@ use couponmesh_runtime::{
     wake::Wake,
 };
 use prost::{Message, Name};
-use sea_orm::{DbErr, StatementBuilder};
+use sea_orm::{ConnectionTrait as _, DbBackend, DbErr, StatementBuilder, sea_query::Expr};
 use uuid::Uuid;
 
 use crate::{
@@ -242,6 +242,18 @@ impl Transaction {
     /// Publishes events that are made already.
     pub(crate) fn append_all(&self, events: Vec<Event>) {
         self.pending().events.extend(events);
+    }
+
+    /// A condition that always holds. From the first statement on that has it, this transaction waits for each lock for
+    /// half a second at the most: nobody holds one for longer than a commit takes, but who vanished in the middle of a
+    /// transaction, and whoever else wants something of that must not keep those whose requests are in this one.
+    ///
+    /// None where there is one writer, who waits for nobody.
+    #[must_use]
+    pub fn impatiently(&self) -> Option<Expr> {
+        // Once, and before the first row is looked at.
+        let set = "(SELECT set_config('lock_timeout', '500', true)) IS NOT NULL";
+        (self.inner.get_database_backend() == DbBackend::Postgres).then(|| Expr::cust(set))
     }
 
     /// Runs `action` once this transaction is committed, and never when it is not.

@@ -67,6 +67,8 @@ struct Queue<W: Work> {
     waiting: VecDeque<Waiting<W>>,
     /// Whether a task is at it, which looks here again before it ends.
     committing: bool,
+    /// How many are tried alone, or wait for that.
+    alone: usize,
 }
 
 type Waiting<W> = (<W as Work>::Request, oneshot::Sender<Outcome<W>>);
@@ -81,6 +83,7 @@ impl<W: Work> GroupCommit<W> {
             queue: Mutex::new(Queue {
                 waiting: VecDeque::new(),
                 committing: false,
+                alone: 0,
             }),
             alone: Semaphore::new(ALONE_AT_ONCE),
         }))
@@ -94,7 +97,7 @@ impl<W: Work> GroupCommit<W> {
         let (answer, answered) = oneshot::channel();
         {
             let mut queue = self.0.queue();
-            if queue.waiting.len() >= MAX_WAITING {
+            if queue.waiting.len() + queue.alone >= MAX_WAITING {
                 return Err(NotTaken.into());
             }
             queue.waiting.push_back((request, answer));
@@ -138,7 +141,8 @@ impl<W: Work> Inner<W> {
                 Err(Failure::Database(_) | Failure::Panic) => {
                     // Beside the groups that follow, which need not wait for it.
                     let (inner, group) = (self.clone(), requests.into_iter().zip(answers));
-                    let group = group.collect();
+                    let group: Vec<_> = group.collect();
+                    self.queue().alone += group.len();
                     self.running
                         .spawn(async move { inner.commit_each(group).await });
                 }
@@ -153,6 +157,7 @@ impl<W: Work> Inner<W> {
             let outage = &outage;
             async move {
                 let _ = answer.send(self.commit_alone(&request, outage).await);
+                self.queue().alone -= 1;
             }
         });
         join_all(each).await;

@@ -10,8 +10,8 @@ use couponmesh_runtime::{
     page::Page,
 };
 use sea_orm::{
-    ConnectionTrait, DbErr, FromQueryResult, IntoActiveModel as _, QueryOrder, QuerySelect,
-    entity::prelude::*, sea_query::OnConflict,
+    Condition, ConnectionTrait, DbErr, FromQueryResult, IntoActiveModel as _, QueryOrder,
+    QuerySelect, entity::prelude::*, sea_query::OnConflict,
 };
 
 /// A coupon.
@@ -104,6 +104,7 @@ pub(crate) async fn find_by_members_for_update(
 ) -> Result<HashMap<MemberId, Model>, DbErr> {
     let found = Entity::find()
         .filter(Column::MemberId.is_in(rows::pad(ids)))
+        .filter(Condition::all().add_option(tx.impatiently()))
         // Locked in one order, so that two replicas do not deadlock.
         .order_by_asc(Column::MemberId)
         .lock_exclusive()

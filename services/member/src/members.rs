@@ -9,7 +9,7 @@ use couponmesh_runtime::{
     id::{CouponId, MemberId, WithdrawalId},
     page::Page,
 };
-use sea_orm::{ConnectionTrait, DbErr, QueryOrder, QuerySelect, entity::prelude::*};
+use sea_orm::{Condition, ConnectionTrait, DbErr, QueryOrder, QuerySelect, entity::prelude::*};
 
 use crate::profile::Email;
 
@@ -190,6 +190,7 @@ pub(crate) async fn find_all_for_update(
 ) -> Result<HashMap<MemberId, Model>, DbErr> {
     let members = Entity::find()
         .filter(Column::MemberId.is_in(rows::pad(ids)))
+        .filter(Condition::all().add_option(tx.impatiently()))
         // Locked in the order of their keys, so that two replicas do not deadlock.
         .order_by_asc(Column::MemberId)
         .lock_exclusive()

@@ -90,7 +90,13 @@ impl Withdrawer {
             Stored::Claimed(withdrawal) => {
                 // Nobody listens when the caller has no deadline.
                 let _ = stored.send(withdrawal.clone());
-                self.finisher.attempt(withdrawal, false).await
+                let attempted = self.finisher.attempt(withdrawal.clone(), false).await;
+                // It is stored, and the worker's once the claim ends: what the caller asked for will be done.
+                Ok(attempted.unwrap_or_else(|error| {
+                    let id = withdrawal.withdrawal_id;
+                    tracing::warn!(withdrawal.id = %id, error = &error as &dyn std::error::Error, "the outcome of an attempt could not be stored");
+                    withdrawal
+                }))
             }
         }
     }

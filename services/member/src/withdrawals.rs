@@ -9,7 +9,7 @@ use couponmesh_runtime::{
     id::{MemberId, WithdrawalId},
 };
 use sea_orm::{
-    ConnectionTrait, DbErr, QueryOrder, QuerySelect, QueryTrait,
+    Condition, ConnectionTrait, DbErr, QueryOrder, QuerySelect, QueryTrait,
     entity::prelude::*,
     sea_query::{ExprTrait as _, LockBehavior, LockType},
 };
@@ -169,6 +169,7 @@ pub(crate) async fn find_all_for_update(
 ) -> Result<HashMap<WithdrawalId, Model>, DbErr> {
     let found = Entity::find()
         .filter(Column::WithdrawalId.is_in(rows::pad(ids)))
+        .filter(Condition::all().add_option(tx.impatiently()))
         // Locked in the order of their keys, so that two replicas do not deadlock.
         .order_by_asc(Column::WithdrawalId)
         .lock_exclusive()

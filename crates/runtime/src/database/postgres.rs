@@ -19,9 +19,6 @@ use super::{
 
 /// How much longer than the server's own timeout an answer is waited for.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
-/// How long a statement waits for a lock. Nobody holds one for longer than a commit takes, but who vanished in the
-/// middle of a transaction: whoever else wants something of that must not keep others, who may have little time.
-const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 /// A connection that rested longer than this is tried before it is used: a server that was restarted
 /// meanwhile costs no caller an error.
 const FRESH: Duration = Duration::from_secs(1);
@@ -52,7 +49,6 @@ pub(super) async fn open(
         .map_sqlx_postgres_opts(move |postgres| {
             postgres.application_name(&application).options([
                 ("statement_timeout", millis(statement_timeout)),
-                ("lock_timeout", millis(LOCK_TIMEOUT)),
                 // A replica that vanished in a transaction lets go of its locks.
                 (
                     "idle_in_transaction_session_timeout",
