@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run load up down image test test-full soak up-test mesh-test mesh-soak tour lint charts bench bench-full fmt deps tools clean
+.PHONY: help run load up down image image-test test test-full soak up-test mesh-test mesh-soak tour lint charts bench bench-full fmt deps tools clean
 
 CARGO ?= cargo
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
@@ -63,6 +63,10 @@ up-test: deps ## test make up and make down, in a directory of their own
 	@scripts/tools "$(TOOLS)" grpcurl
 	$(BUILD_AS_TESTS)
 	PATH="$(TOOLS)/bin:$$PATH" scripts/up-test "$(TARGET)/debug/couponmesh"
+
+image-test: image ## load the image with docker and podman and run it there (as root)
+	@scripts/deps docker.io podman
+	scripts/image-test "$(IMAGE)" "$(TARGET)/couponmesh.tar" "$(TARGET)/$(STATIC)/release/couponmesh"
 
 # MESH_LOAD is the command that makes an image archive known to the cluster, e.g. "kind load image-archive";
 # MESH_GATEWAY the address of its ingress gateway; KEEP=1 keeps the installation.
