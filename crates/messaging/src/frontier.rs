@@ -64,10 +64,11 @@ impl Frontier {
         self.last = Some(last);
     }
 
-    /// How long until the next look at all.
+    /// How long to wait for a wake-up, which may get lost: until the next look at all, at most the interval.
     #[must_use]
-    pub fn rest(&self) -> Duration {
-        self.at_all.saturating_duration_since(Instant::now())
+    pub fn pause(&self) -> Duration {
+        let until_next = self.at_all.saturating_duration_since(Instant::now());
+        until_next.min(self.interval)
     }
 }
 
@@ -92,9 +93,9 @@ mod tests {
         assert_eq!(look(&mut frontier), None, "nothing was dealt with");
         frontier.dealt_with(100);
         assert_eq!(look(&mut frontier), Some(90));
-        assert_eq!(frontier.rest(), INTERVAL);
+        assert_eq!(frontier.pause(), INTERVAL);
         advance(INTERVAL).await;
-        assert_eq!(frontier.rest(), Duration::ZERO);
+        assert_eq!(frontier.pause(), Duration::ZERO);
         assert_eq!(look(&mut frontier), None);
         // Rows that came late, and more of them.
         frontier.dealt_with(50);
@@ -109,6 +110,8 @@ mod tests {
         advance(INTERVAL * 5).await;
         frontier.looked(&slow);
         assert_eq!(look(&mut frontier), Some(90));
-        assert_eq!(frontier.rest(), INTERVAL * 50);
+        assert_eq!(frontier.pause(), INTERVAL, "a narrow look, meanwhile");
+        advance(INTERVAL * 50).await;
+        assert_eq!(look(&mut frontier), None);
     }
 }

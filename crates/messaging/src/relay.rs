@@ -112,7 +112,7 @@ async fn relay(
     frontier.looked(&look);
     let rows = rows?;
     let Some(last) = rows.last().map(|row| row.seq) else {
-        return Ok(Some(frontier.rest().min(POLL)));
+        return Ok(Some(frontier.pause()));
     };
     let full = rows.len() == batch;
     let seqs = rows.iter().map(|row| row.seq).collect();
@@ -126,5 +126,5 @@ async fn relay(
     let mark = outbox::mark_published(backend, seqs, store.now());
     store.execute("relay.mark", &mark).await?;
     frontier.dealt_with(last);
-    Ok((!full).then(|| frontier.rest().min(POLL)))
+    Ok((!full).then(|| frontier.pause()))
 }

@@ -61,15 +61,6 @@ pub fn table<const N: usize>(
     (fragment, rows.into_iter().flatten().collect())
 }
 
-/// The placeholder of value `number`, from 1, in hand-written SQL.
-#[must_use]
-pub fn placeholder(backend: DbBackend, number: usize) -> String {
-    match backend {
-        DbBackend::Postgres => format!("${number}"),
-        _ => "?".to_owned(),
-    }
-}
-
 /// Inserts all `rows`; with `on_conflict`, what that says happens to rows that are already there.
 ///
 /// # Errors

@@ -9,7 +9,7 @@ use sea_orm::DbErr;
 use tonic::Status;
 
 /// Why a request was not done.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A field of the request is wrong.
     #[error("{field}: {why}")]

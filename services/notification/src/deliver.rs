@@ -92,7 +92,7 @@ impl Worker {
             pace.rest(begun);
             tokio::select! {
                 () = self.stop.cancelled() => return,
-                () = self.pending.wait(frontier.rest().min(POLL)) => {}
+                () = self.pending.wait(frontier.pause()) => {}
             }
         }
     }

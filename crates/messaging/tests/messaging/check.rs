@@ -6,10 +6,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use couponmesh_messaging::{Event, Handler, HandlerError, Store, Transaction, rows};
+use couponmesh_messaging::{Event, Handler, HandlerError, Store, Transaction};
 use couponmesh_proto::member::v1::MemberRegistered;
 use couponmesh_runtime::id::{EventId, MemberId};
-use sea_orm::{ConnectionTrait, DbErr, Statement, Value};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement, Value};
 use sea_orm_migration::prelude::*;
 use tokio::sync::Notify;
 
@@ -42,8 +42,11 @@ impl MigrationTrait for CreateTables {
 /// `{}` stands for the one value.
 fn statement(db: &impl ConnectionTrait, sql: &str, value: Option<Value>) -> Statement {
     let backend = db.get_database_backend();
-    let value_in_place = format!("({})", rows::placeholder(backend, 1));
-    let sql = sql.replace("{}", &value_in_place);
+    let value_in_place = match backend {
+        DbBackend::Postgres => "($1)",
+        _ => "(?)",
+    };
+    let sql = sql.replace("{}", value_in_place);
     Statement::from_sql_and_values(backend, sql, value)
 }
 
