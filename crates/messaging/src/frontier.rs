@@ -111,7 +111,9 @@ mod tests {
         frontier.looked(&slow);
         assert_eq!(look(&mut frontier), Some(90));
         assert_eq!(frontier.pause(), INTERVAL, "a narrow look, meanwhile");
-        advance(INTERVAL * 50).await;
+        advance(INTERVAL * 49).await;
+        assert_eq!(look(&mut frontier), Some(90));
+        advance(INTERVAL).await;
         assert_eq!(look(&mut frontier), None);
     }
 }
