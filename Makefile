@@ -19,6 +19,9 @@ UP_DIR ?= /var/tmp/couponmesh-up
 # The binary as the tests build it, so that nothing is built twice: what dependencies can do depends on what is asked for,
 # and examples, of which there are none, are what makes cargo count dev-dependencies in.
 BUILD_AS_TESTS := $(CARGO) build --locked --workspace --bins --examples
+# The binary that is used end to end, e.g. the image's, which `make image` leaves in $(STATIC)/release.
+COUPONMESH ?= $(TARGET)/debug/couponmesh
+BUILD_UNLESS_GIVEN = $(if $(filter $(TARGET)/debug/couponmesh,$(COUPONMESH)),$(BUILD_AS_TESTS))
 # For tests of two releases together: the binary of the one before this, which is built unless it is given.
 FIND_PREVIOUS := previous=$${COUPONMESH_TEST_PREVIOUS:-$$(scripts/previous "$(TARGET)")}
 
@@ -61,8 +64,8 @@ test-full: deps tools ## run every test on PostgreSQL and NATS
 
 up-test: deps ## test make up and make down, in a directory of their own
 	@scripts/tools "$(TOOLS)" grpcurl
-	$(BUILD_AS_TESTS)
-	PATH="$(TOOLS)/bin:$$PATH" scripts/up-test "$(TARGET)/debug/couponmesh"
+	$(BUILD_UNLESS_GIVEN)
+	PATH="$(TOOLS)/bin:$$PATH" scripts/up-test "$(COUPONMESH)"
 
 image-test: image ## load the image with docker and podman and run it there (as root)
 	@scripts/deps docker.io podman
@@ -79,8 +82,10 @@ mesh-soak: image ## the same at length, and each protection taken away (25 minut
 	PATH="$(TOOLS)/bin:$$PATH" COUPONMESH_SOAK=1 scripts/mesh-test "$(TARGET)" "$(TARGET)/$(STATIC)/release/couponmesh"
 
 charts: ## check the charts without a cluster (needs helm and istioctl)
-	$(BUILD_AS_TESTS)
-	@scripts/charts "$(TARGET)/debug/couponmesh"
+	@scripts/deps python3-venv
+	@scripts/tools "$(TOOLS)" kubernetes-validate
+	$(BUILD_UNLESS_GIVEN)
+	@PATH="$(TOOLS)/bin:$$PATH" scripts/charts "$(COUPONMESH)"
 
 soak: deps tools ## let PostgreSQL, NATS, networks and replicas fail under load (a quarter of an hour)
 	$(FIND_PREVIOUS); \
@@ -88,8 +93,8 @@ soak: deps tools ## let PostgreSQL, NATS, networks and replicas fail under load 
 	  $(CARGO) test --locked --workspace --test faults -- --test-threads 1 --nocapture
 
 tour: tools ## run the README's grpcurl tour and compare what it prints
-	$(BUILD_AS_TESTS)
-	PATH="$(TOOLS)/bin:$$PATH" scripts/tour "$(TARGET)/debug/couponmesh"
+	$(BUILD_UNLESS_GIVEN)
+	PATH="$(TOOLS)/bin:$$PATH" scripts/tour "$(COUPONMESH)"
 
 lint: tools ## check format, clippy, documentation and the contract
 	$(CARGO) fmt --all --check
