@@ -20,7 +20,7 @@ UP_DIR ?= /var/tmp/couponmesh-up
 # and examples, of which there are none, are what makes cargo count dev-dependencies in.
 BUILD_AS_TESTS := $(CARGO) build --locked --workspace --bins --examples
 # The binary that is used end to end, e.g. the image's, which `make image` leaves in $(STATIC)/release.
-COUPONMESH ?= $(TARGET)/debug/couponmesh
+COUPONMESH := $(or $(COUPONMESH),$(TARGET)/debug/couponmesh)
 BUILD_UNLESS_GIVEN = $(if $(filter $(TARGET)/debug/couponmesh,$(COUPONMESH)),$(BUILD_AS_TESTS))
 # For tests of two releases together: the binary of the one before this, which is built unless it is given.
 FIND_PREVIOUS := previous=$${COUPONMESH_TEST_PREVIOUS:-$$(scripts/previous "$(TARGET)")}
