@@ -13,13 +13,14 @@ TOOLS := $(abspath $(TARGET))/tools
 STATIC := $(shell uname -m)-unknown-linux-gnu
 STATIC_FLAGS := -C target-feature=+crt-static --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo \
   --remap-path-prefix=$(abspath $(TARGET))=/target
+IMAGE_BINARY := $(TARGET)/$(STATIC)/release/couponmesh
 IMAGE ?= couponmesh:$(shell sed -n '/^version = /{s/.*"\(.*\)"/\1/p;q}' Cargo.toml)
 # Where `make up` keeps data and logs. PostgreSQL's user has to get there, which it does not under /root.
 UP_DIR ?= /var/tmp/couponmesh-up
 # The binary as the tests build it, so that nothing is built twice: what dependencies can do depends on what is asked for,
 # and examples, of which there are none, are what makes cargo count dev-dependencies in.
 BUILD_AS_TESTS := $(CARGO) build --locked --workspace --bins --examples
-# The binary that is used end to end, e.g. the image's, which `make image` leaves in $(STATIC)/release.
+# The binary that is used end to end, e.g. the image's after `make image`.
 COUPONMESH := $(or $(COUPONMESH),$(TARGET)/debug/couponmesh)
 BUILD_UNLESS_GIVEN = $(if $(filter $(TARGET)/debug/couponmesh,$(COUPONMESH)),$(BUILD_AS_TESTS))
 # For tests of two releases together: the binary of the one before this, which is built unless it is given.
@@ -50,7 +51,7 @@ down: ## stop them; DATA=delete deletes their data, too
 # For docker, podman, kind, minikube or containerd, without any of them. IMAGE names it.
 image: ## write the container image to target/couponmesh.tar
 	RUSTFLAGS="$(STATIC_FLAGS)" $(CARGO) build --release --locked -p couponmesh --target $(STATIC)
-	@scripts/image "$(IMAGE)" "$(TARGET)/couponmesh.tar" "$(TARGET)/$(STATIC)/release/couponmesh"
+	@scripts/image "$(IMAGE)" "$(TARGET)/couponmesh.tar" "$(IMAGE_BINARY)"
 
 ##@ Check it
 test: ## run every test
@@ -69,17 +70,17 @@ up-test: deps ## test make up and make down, in a directory of their own
 
 image-test: image ## load the image with docker and podman and run it there (as root)
 	@scripts/deps docker.io podman
-	scripts/image-test "$(IMAGE)" "$(TARGET)/couponmesh.tar" "$(TARGET)/$(STATIC)/release/couponmesh"
+	scripts/image-test "$(IMAGE)" "$(TARGET)/couponmesh.tar" "$(IMAGE_BINARY)"
 
 # MESH_LOAD is the command that makes an image archive known to the cluster, e.g. "kind load image-archive";
 # MESH_GATEWAY the address of its ingress gateway; KEEP=1 keeps the installation.
 mesh-test: image ## install the chart on the cluster of KUBECONFIG, test it there, remove it
 	@scripts/tools "$(TOOLS)" grpcurl
-	PATH="$(TOOLS)/bin:$$PATH" scripts/mesh-test "$(TARGET)" "$(TARGET)/$(STATIC)/release/couponmesh"
+	PATH="$(TOOLS)/bin:$$PATH" scripts/mesh-test "$(TARGET)" "$(IMAGE_BINARY)"
 
 mesh-soak: image ## the same at length, and each protection taken away (25 minutes)
 	@scripts/tools "$(TOOLS)" grpcurl
-	PATH="$(TOOLS)/bin:$$PATH" COUPONMESH_SOAK=1 scripts/mesh-test "$(TARGET)" "$(TARGET)/$(STATIC)/release/couponmesh"
+	PATH="$(TOOLS)/bin:$$PATH" COUPONMESH_SOAK=1 scripts/mesh-test "$(TARGET)" "$(IMAGE_BINARY)"
 
 charts: ## check the charts without a cluster (needs helm and istioctl)
 	@scripts/deps python3-venv
