@@ -87,7 +87,7 @@ pub(crate) struct RunArgs {
     /// Leave a service out; may be given more than once.
     #[arg(long, value_name = "SERVICE")]
     pub(crate) without: Vec<ServiceName>,
-    /// Where member calls coupon, e.g. http://127.0.0.1:50052; without it, on the address of this run.
+    /// Where member calls coupon, e.g. http://127.0.0.1:50052; without it, in this process.
     #[arg(long, value_name = "URL")]
     pub(crate) coupon_address: Option<String>,
 }

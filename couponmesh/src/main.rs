@@ -15,6 +15,7 @@ use crate::cli::{Cli, Command, ConfigCommand};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    couponmesh_runtime::descriptors::raise_limit();
     let outcome = match cli.command {
         Command::Run(args) => run::run(&args, cli.config.as_deref()),
         Command::Serve(args) => serve::serve(&args, cli.config.as_deref()),

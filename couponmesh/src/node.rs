@@ -10,11 +10,12 @@ use couponmesh_mypage::MyPage;
 use couponmesh_notification::Notification;
 use couponmesh_runtime::{
     database::health,
-    grpc::{Bound, GrpcServer},
+    grpc::{Bound, GrpcServer, InProcess, InProcessListener, in_process},
     running::Running,
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
+use tonic::codec::CompressionEncoding;
 
 use crate::{
     config::Config,
@@ -68,10 +69,12 @@ impl ServiceName {
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
     /// The address is taken, or is none of this machine's.
-    #[error("cannot listen on {address}: {source}; choose another address with --listen")]
+    #[error("cannot listen on {address}: {source}; choose another address with {setting}")]
     Listen {
         /// The address.
-        address: SocketAddr,
+        address: String,
+        /// What sets it.
+        setting: &'static str,
         /// What the operating system said.
         source: io::Error,
     },
@@ -118,14 +121,23 @@ impl Node {
         absent: &BTreeSet<ServiceName>,
     ) -> Result<Self, NodeError> {
         let no_listener = |source| NodeError::Listen {
-            address: listen,
+            address: listen.to_string(),
+            setting: "--listen",
             source,
         };
-        // Before the services: the member service may have to know its own address.
+        // Before the services: an address that is taken is found out before a database is migrated.
         let listener = TcpListener::bind(listen).await.map_err(no_listener)?;
         let address = listener.local_addr().map_err(no_listener)?;
-        let running = Services::start(stack, config, address, services).await?;
-        let bound = match running.bind(stack, config, absent, listener).await {
+        let listeners = Listeners {
+            calls: listener,
+            health: health_listener(&config.grpc.health_listen).await?,
+        };
+        let (calls, in_process) = in_process();
+        let running = Services::start(stack, config, &calls, services).await?;
+        let bound = match running
+            .bind(stack, config, absent, listeners, in_process)
+            .await
+        {
             Ok(bound) => bound,
             Err(error) => {
                 running.stop().await;
@@ -134,14 +146,7 @@ impl Node {
         };
         let stop = CancellationToken::new();
         let stopping = stop.clone();
-        let server = tokio::spawn(async move {
-            if let Err(error) = bound.serve(stopping).await {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "the gRPC server ended"
-                );
-            }
-        });
+        let server = tokio::spawn(bound.serve(stopping));
         Ok(Self {
             address,
             services: running,
@@ -169,6 +174,24 @@ impl Node {
     }
 }
 
+/// Where a node listens.
+struct Listeners {
+    calls: TcpListener,
+    health: Option<TcpListener>,
+}
+
+async fn health_listener(address: &str) -> Result<Option<TcpListener>, NodeError> {
+    if address.is_empty() {
+        return Ok(None);
+    }
+    let listener = TcpListener::bind(address).await;
+    listener.map(Some).map_err(|source| NodeError::Listen {
+        address: address.to_owned(),
+        setting: "grpc.health_listen",
+        source,
+    })
+}
+
 #[derive(Default)]
 struct Services {
     member: Option<(Member, Ready)>,
@@ -186,13 +209,14 @@ impl Services {
     async fn start(
         stack: &Stack,
         config: &Config,
-        address: SocketAddr,
+        in_process: &InProcess,
         wanted: &BTreeSet<ServiceName>,
     ) -> Result<Self, NodeError> {
         let mut started = Self::default();
         let bus = stack.bus();
         for name in wanted {
-            if let Err(error) = started.start_one(*name, stack, &bus, config, address).await {
+            let start = started.start_one(*name, stack, &bus, config, in_process);
+            if let Err(error) = start.await {
                 started.stop().await;
                 return Err(error);
             }
@@ -206,7 +230,7 @@ impl Services {
         stack: &Stack,
         bus: &Arc<dyn Bus>,
         config: &Config,
-        address: SocketAddr,
+        in_process: &InProcess,
     ) -> Result<(), NodeError> {
         let messaging = &config.messaging;
         let store = stack.store(name.name()).await?;
@@ -217,12 +241,13 @@ impl Services {
         };
         match name {
             ServiceName::Member => {
-                let coupon_address = match config.member.coupon_address.as_str() {
-                    "" => format!("http://{}", reachable(address)),
-                    elsewhere => elsewhere.to_owned(),
+                let deadline = config.member.withdrawal.deadline;
+                let coupon = match config.member.coupon_address.as_str() {
+                    "" => CouponClient::over(in_process.channel(), deadline),
+                    elsewhere => {
+                        CouponClient::new(elsewhere, deadline).map_err(NodeError::CouponAddress)?
+                    }
                 };
-                let coupon = CouponClient::new(&coupon_address, config.member.withdrawal.deadline)
-                    .map_err(NodeError::CouponAddress)?;
                 let member = Member::start(store, bus, coupon, &config.member, messaging).await;
                 self.member = Some((member.map_err(migrate)?, ready));
             }
@@ -248,33 +273,53 @@ impl Services {
         stack: &Stack,
         config: &Config,
         absent: &BTreeSet<ServiceName>,
-        listener: TcpListener,
+        listeners: Listeners,
+        in_process: InProcessListener,
     ) -> Result<Bound, NodeError> {
         let sources = stack.sources();
         let (clock, random) = (sources.clock.clone(), sources.random.clone());
         let bytes = config.grpc.max_message_bytes;
         let mut server =
-            GrpcServer::new(&config.grpc, couponmesh_proto::DESCRIPTORS, clock, random);
+            GrpcServer::new(&config.grpc, couponmesh_proto::DESCRIPTORS, clock, random)
+                .in_process(in_process);
+        if let Some(health) = listeners.health {
+            server = server.health_on(health);
+        }
         if let Some((member, ready)) = &self.member {
-            let service = member.server().max_decoding_message_size(bytes);
+            let service = member
+                .server()
+                .max_decoding_message_size(bytes)
+                .accept_compressed(CompressionEncoding::Gzip);
             server = server.add(service, ready.clone());
         }
         if let Some((coupon, ready)) = &self.coupon {
-            let service = coupon.server().max_decoding_message_size(bytes);
+            let service = coupon
+                .server()
+                .max_decoding_message_size(bytes)
+                .accept_compressed(CompressionEncoding::Gzip);
             server = server.add(service, ready.clone());
         }
         if let Some((notification, ready)) = &self.notification {
-            let service = notification.server().max_decoding_message_size(bytes);
+            let service = notification
+                .server()
+                .max_decoding_message_size(bytes)
+                .accept_compressed(CompressionEncoding::Gzip);
             server = server.add(service, ready.clone());
         }
         if let Some((mypage, ready)) = &self.mypage {
-            let service = mypage.server().max_decoding_message_size(bytes);
+            let service = mypage
+                .server()
+                .max_decoding_message_size(bytes)
+                .accept_compressed(CompressionEncoding::Gzip);
             server = server.add(service, ready.clone());
         }
         for name in absent {
             server = server.absent(name.grpc_name());
         }
-        server.listen_on(listener).await.map_err(NodeError::Server)
+        server
+            .listen_on(listeners.calls)
+            .await
+            .map_err(NodeError::Server)
     }
 
     async fn stop(&self) {
@@ -292,15 +337,4 @@ impl Services {
             mypage.stop().await;
         }
     }
-}
-
-/// An address to call: a server that listens everywhere is called on the loopback.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
-    if address.ip().is_unspecified() {
-        address.set_ip(match address {
-            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-        });
-    }
-    address
 }

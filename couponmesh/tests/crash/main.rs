@@ -8,6 +8,7 @@
 #[path = "../binary/mod.rs"]
 mod binary;
 mod books;
+mod crowd;
 mod disk;
 mod kill;
 mod start;

@@ -5,6 +5,7 @@ pub mod clock;
 pub mod config;
 pub mod context;
 pub mod database;
+pub mod descriptors;
 pub mod fault;
 pub mod group_commit;
 pub mod grpc;

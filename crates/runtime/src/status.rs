@@ -2,11 +2,14 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use tonic::{Code, Status};
+use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 /// The `domain` of every ErrorInfo of ours.
 pub const DOMAIN: &str = "couponmesh";
+
+/// How many milliseconds a client's own retry shall wait.
+const PUSHBACK_HEADER: &str = "grpc-retry-pushback-ms";
 
 /// Why a request was refused; the contract's list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -95,7 +98,11 @@ pub fn field_invalid(field: &str, description: &str) -> Status {
 #[must_use]
 pub fn overloaded(message: impl Into<String>, retry_after: Duration) -> Status {
     let details = ErrorDetails::with_retry_info(Some(retry_after));
-    with_details(Reason::Overloaded, message, details)
+    let mut status = with_details(Reason::Overloaded, message, details);
+    // The same for clients whose libraries retry by themselves (gRFC A6).
+    let pushback = MetadataValue::from(u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX));
+    status.metadata_mut().insert(PUSHBACK_HEADER, pushback);
+    status
 }
 
 fn with_details(reason: Reason, message: impl Into<String>, mut details: ErrorDetails) -> Status {
@@ -146,6 +153,8 @@ mod tests {
         assert_eq!(status.code(), Code::Unavailable);
         assert_eq!(reason_of(&status).as_deref(), Some("OVERLOADED"));
         assert_eq!(retry_delay_of(&status), Some(Duration::from_millis(1500)));
+        let pushback = status.metadata().get("grpc-retry-pushback-ms");
+        assert_eq!(pushback.unwrap(), "1500");
     }
 
     #[test]

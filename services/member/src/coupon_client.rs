@@ -67,10 +67,16 @@ impl CouponClient {
             .http2_keep_alive_interval(KEEPALIVE)
             .tcp_nodelay(true)
             .connect_lazy();
-        Ok(Self {
+        Ok(Self::over(channel, deadline))
+    }
+
+    /// A client of the coupon service at the other end of `channel`.
+    #[must_use]
+    pub fn over(channel: Channel, deadline: Duration) -> Self {
+        Self {
             client: CouponServiceClient::new(channel),
             deadline,
-        })
+        }
     }
 
     /// Cancels the coupon of the withdrawal's member. Idempotent.

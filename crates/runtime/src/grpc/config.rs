@@ -1,6 +1,6 @@
 //! The bounds of a gRPC server.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,8 +19,13 @@ pub struct GrpcConfig {
     /// How long calls that are running may go on after the server was told to stop.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
-    /// Connections at once; further ones wait to be accepted.
+    /// A further address where nothing but health checks is answered; empty for none.
+    pub health_listen: String,
+    /// Connections at once, or fewer where the process may not open as many files. For one more,
+    /// the longest idle is closed.
     pub max_connections: usize,
+    /// Connections at once from one address.
+    pub max_connections_per_peer: usize,
     /// Calls at once on one connection.
     pub max_streams_per_connection: u32,
     /// How long a new connection may take to send the HTTP/2 preface.
@@ -44,8 +49,10 @@ impl Default for GrpcConfig {
             max_message_bytes: 64 * 1024,
             request_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(10),
+            health_listen: String::new(),
             max_connections: 4096,
-            max_streams_per_connection: 1024,
+            max_connections_per_peer: 4096,
+            max_streams_per_connection: 128,
             preface_timeout: Duration::from_secs(5),
             keepalive_interval: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(10),
@@ -62,6 +69,15 @@ impl Validate for GrpcConfig {
         const MANY: usize = 1 << 20;
         problems.range("max_message_bytes", self.max_message_bytes, 1024..=1 << 26);
         problems.range("max_connections", self.max_connections, 1..=MANY);
+        let per_peer = self.max_connections_per_peer;
+        problems.range("max_connections_per_peer", per_peer, 1..=MANY);
+        let listen = &self.health_listen;
+        if !listen.is_empty() && listen.parse::<SocketAddr>().is_err() {
+            problems.add(
+                "health_listen",
+                format_args!("must be empty or an address such as 0.0.0.0:50050, is {listen:?}"),
+            );
+        }
         let streams = self.max_streams_per_connection;
         problems.range("max_streams_per_connection", streams, 1..=1 << 20);
         problems.range("max_in_flight", self.max_in_flight, 1..=MANY);

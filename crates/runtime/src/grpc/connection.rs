@@ -1,4 +1,4 @@
-//! One connection, which must say something soon and can be closed from outside.
+//! One connection, which must say something soon.
 
 use std::{
     io::{self, IoSlice},
@@ -10,24 +10,16 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    sync::OwnedSemaphorePermit,
     time::{Sleep, sleep},
 };
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tonic::transport::server::{Connected, TcpConnectInfo};
 
 /// `PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n`; hyper's own keepalive begins after it.
 const PREFACE_LENGTH: usize = 24;
 
-/// A TCP connection that was let in.
-///
-/// Tonic serves each connection in a task that nobody can abort; an error of the connection ends
-/// that task and every call in it.
+/// A TCP connection that was let in. Reading fails when the peer takes too long to begin HTTP/2.
 pub(super) struct Connection {
     stream: TcpStream,
     preface: Option<Preface>,
-    killed: Pin<Box<WaitForCancellationFutureOwned>>,
-    _permit: OwnedSemaphorePermit,
 }
 
 /// The part of the preface that is still missing, and until when it may be.
@@ -37,30 +29,19 @@ struct Preface {
 }
 
 impl Connection {
-    /// A connection that has `preface_timeout` to begin, and ends when `kill` is cancelled.
-    pub(super) fn new(
-        stream: TcpStream,
-        permit: OwnedSemaphorePermit,
-        preface_timeout: Duration,
-        kill: CancellationToken,
-    ) -> Self {
+    /// A connection that has `preface_timeout` to begin.
+    pub(super) fn new(stream: TcpStream, preface_timeout: Duration) -> Self {
         Self {
             stream,
             preface: Some(Preface {
                 missing: PREFACE_LENGTH,
                 timeout: Box::pin(sleep(preface_timeout)),
             }),
-            killed: Box::pin(kill.cancelled_owned()),
-            _permit: permit,
         }
     }
 
-    /// What goes on while the peer is waited for: nothing, or an error of our own making.
-    fn poll_waiting<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
-        if self.killed.as_mut().poll(cx).is_ready() {
-            let error = io::Error::new(io::ErrorKind::ConnectionAborted, "server has stopped");
-            return Poll::Ready(Err(error));
-        }
+    /// While the peer is waited for: nothing, or an error once it has had its time to begin.
+    fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.preface {
             Some(preface) => preface
                 .timeout
@@ -101,27 +82,19 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        match Pin::new(&mut this.stream).poll_write(cx, buf) {
-            Poll::Pending => this.poll_waiting(cx),
-            ready => ready,
-        }
+        Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        match Pin::new(&mut this.stream).poll_write_vectored(cx, bufs) {
-            Poll::Pending => this.poll_waiting(cx),
-            ready => ready,
-        }
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -134,13 +107,5 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
-
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
     }
 }

@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use http::{HeaderMap, HeaderValue, Response};
-use tonic::{Code, Request, Status, body::Body};
+use tonic::{Code, Request, Status};
 use tracing::Span;
 
 use crate::{
@@ -74,7 +74,7 @@ pub(super) fn span(path: &str, cx: &Context) -> Span {
 }
 
 /// Gives the caller the id, whatever the answer is.
-pub(super) fn mark(response: &mut Response<Body>, id: &CorrelationId) {
+pub(super) fn mark<B>(response: &mut Response<B>, id: &CorrelationId) {
     // Correlation ids are visible ASCII, which every header may hold.
     if let Ok(value) = HeaderValue::from_str(id.as_str()) {
         response.headers_mut().insert(CORRELATION_HEADER, value);

@@ -15,6 +15,10 @@ const HEADER: &str = "grpc-timeout";
 /// has fired whenever tonic's has.
 const MARGIN: Duration = Duration::from_millis(5);
 
+/// How long after its deadline a call whose answer is not read is reset. By then an answer that
+/// says so is under way to everybody who reads.
+pub(super) const RESET_AFTER: Duration = Duration::from_millis(100);
+
 /// When the call at hand is answered with DEADLINE_EXCEEDED. It stands in the request's extensions
 /// of every unary call, and of streams whose caller gave a deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,16 +17,32 @@ use crate::status;
 /// When a caller that found an RPC full should come back.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// The RPCs of the contract by request path. Health and reflection are not among them: they must
-/// answer whatever is full.
+/// How long a stream of reflection may last. A tool asks what it wants to know and hangs up.
+const REFLECTION_LIFE: Duration = Duration::from_secs(60);
+/// Streams of reflection at once.
+const REFLECTION_IN_FLIGHT: usize = 64;
+
+/// The RPCs by request path: those of the contract, health and reflection. Each has a bound of its
+/// own, so that health and reflection answer whatever else is full.
 #[derive(Debug)]
 pub(super) struct Methods(HashMap<String, Method>);
+
+/// What an RPC's calls are like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// One message each way.
+    Unary,
+    /// A stream in either direction.
+    Streaming {
+        /// How long it may last; none when its caller decides.
+        longest: Option<Duration>,
+    },
+}
 
 /// One RPC.
 #[derive(Debug)]
 pub(super) struct Method {
-    /// Whether it streams in either direction.
-    pub(super) streaming: bool,
+    pub(super) kind: Kind,
     in_flight: Arc<Semaphore>,
     /// The service's short name when it is switched off.
     absent: Option<String>,
@@ -51,7 +67,7 @@ impl Methods {
         present: &[&str],
         absent: &[String],
     ) -> Result<Self, MethodsError> {
-        let services = services(descriptors)?;
+        let mut services = services(descriptors)?;
         let mut all = present
             .iter()
             .copied()
@@ -59,15 +75,32 @@ impl Methods {
         if let Some(unknown) = all.find(|name| !services.contains_key(*name)) {
             return Err(MethodsError::UnknownService(unknown.to_owned()));
         }
+        for ours in [
+            tonic_health::pb::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+        ] {
+            services.extend(self::services(ours)?);
+        }
         let mut methods = HashMap::new();
         for (service, rpcs) in services {
             let is_absent = absent.contains(&service);
-            for (rpc, streaming) in rpcs {
+            let is_reflection = service.starts_with("grpc.reflection.");
+            let (usual, longest) = if is_reflection {
+                (REFLECTION_IN_FLIGHT, Some(REFLECTION_LIFE))
+            } else {
+                (config.max_in_flight, None)
+            };
+            for (rpc, streams) in rpcs {
                 let path = format!("{service}/{rpc}");
-                let bound = config.max_in_flight_of.get(&path);
+                let bound = *config.max_in_flight_of.get(&path).unwrap_or(&usual);
                 let method = Method {
-                    streaming,
-                    in_flight: Arc::new(Semaphore::new(*bound.unwrap_or(&config.max_in_flight))),
+                    kind: if streams {
+                        Kind::Streaming { longest }
+                    } else {
+                        Kind::Unary
+                    },
+                    in_flight: Arc::new(Semaphore::new(bound)),
                     absent: is_absent.then(|| short_name(&service).to_owned()),
                 };
                 methods.insert(format!("/{path}"), method);
@@ -80,7 +113,7 @@ impl Methods {
         }
     }
 
-    /// The RPC at a request path; none for health, reflection and what does not exist.
+    /// The RPC at a request path; none when there is none.
     pub(super) fn get(&self, path: &str) -> Option<&Method> {
         self.0.get(path)
     }

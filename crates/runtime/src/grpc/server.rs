@@ -1,6 +1,6 @@
 //! The server as it is put together: services in, health and reflection beside them.
 
-use std::{convert::Infallible, fmt, io, net::SocketAddr};
+use std::{convert::Infallible, fmt, io, net::SocketAddr, sync::Arc};
 
 use http::{Request, Response};
 use tokio::{net::TcpListener, sync::watch};
@@ -10,15 +10,18 @@ use tonic_health::ServingStatus;
 use tower_service::Service;
 
 use super::{
-    GrpcConfig, bound::Bound, correlation::Mint, health::Health, layer::Rules, methods::Methods,
+    GrpcConfig, bound::Bound, correlation::Mint, door::Rules, health::Health,
+    in_process::InProcessListener, listener::Listener, methods::Methods, peers::Peers,
 };
-use crate::{clock::Clock, random::Random};
+use crate::{clock::Clock, descriptors, random::Random};
 
 const HEALTH: &str = "grpc.health.v1.Health";
 const REFLECTION: [&str; 2] = [
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
 ];
+/// Connections at once for health checks, beside those for calls.
+const HEALTH_CONNECTIONS: usize = 64;
 
 /// A server that is being put together.
 pub struct GrpcServer {
@@ -26,6 +29,8 @@ pub struct GrpcServer {
     descriptors: &'static [u8],
     mint: Mint,
     routes: RoutesBuilder,
+    in_process: Option<InProcessListener>,
+    health_listener: Option<TcpListener>,
     present: Vec<&'static str>,
     ready: Vec<watch::Receiver<bool>>,
     absent: Vec<String>,
@@ -45,6 +50,8 @@ impl GrpcServer {
             descriptors,
             mint: Mint { clock, random },
             routes: RoutesBuilder::default(),
+            in_process: None,
+            health_listener: None,
             present: Vec::new(),
             ready: Vec::new(),
             absent: Vec::new(),
@@ -78,6 +85,20 @@ impl GrpcServer {
         self
     }
 
+    /// Takes calls of this process's own services, too, which need no port.
+    #[must_use]
+    pub fn in_process(mut self, listener: InProcessListener) -> Self {
+        self.in_process = Some(listener);
+        self
+    }
+
+    /// Answers health checks on this socket, too, whatever is connected to the other.
+    #[must_use]
+    pub fn health_on(mut self, listener: TcpListener) -> Self {
+        self.health_listener = Some(listener);
+        self
+    }
+
     /// Starts to listen; connections wait until [`Bound::serve`].
     ///
     /// # Errors
@@ -96,46 +117,83 @@ impl GrpcServer {
     /// When a service or `max_in_flight_of` names what the descriptors do not know.
     pub async fn listen_on(mut self, listener: TcpListener) -> io::Result<Bound> {
         let methods = Methods::new(self.descriptors, &self.config, &self.present, &self.absent);
-        let rules = Rules {
-            methods: methods.map_err(io::Error::other)?,
-            mint: self.mint,
-            request_timeout: self.config.request_timeout,
-            draining: CancellationToken::new(),
-        };
+        let methods = Arc::new(methods.map_err(io::Error::other)?);
         let (health, service) = tonic_health::server::health_reporter();
         for name in &self.absent {
             health
                 .set_service_status(name, ServingStatus::NotServing)
                 .await;
         }
+        let v1 = self.reflection().build_v1().map_err(io::Error::other)?;
+        let v1alpha = self.reflection();
+        let v1alpha = v1alpha.build_v1alpha().map_err(io::Error::other)?;
+        let mut health_only = RoutesBuilder::default();
+        health_only.add_service(service.clone());
         self.routes.add_service(service);
-        let reflection = || {
-            let builder = tonic_reflection::server::Builder::configure()
-                .register_encoded_file_descriptor_set(self.descriptors)
-                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-                // So that grpcurl can read ErrorInfo and its like out of an error.
-                .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET);
-            let names = self.present.iter().copied().chain([HEALTH]);
-            let names = names.chain(REFLECTION);
-            names.fold(
-                builder,
-                tonic_reflection::server::Builder::with_service_name,
-            )
-        };
-        let v1 = reflection().build_v1().map_err(io::Error::other)?;
-        let v1alpha = reflection().build_v1alpha().map_err(io::Error::other)?;
         self.routes.add_service(v1).add_service(v1alpha);
+        let rules = Rules {
+            methods,
+            mint: Arc::new(self.mint),
+            request_timeout: self.config.request_timeout,
+            draining: CancellationToken::new(),
+            routes: self.routes.routes().prepare(),
+        };
+        let health_listener = self.health_listener.map(|socket| {
+            let listener = Listener {
+                socket,
+                peers: Peers::new(HEALTH_CONNECTIONS, HEALTH_CONNECTIONS),
+            };
+            let routes = health_only.routes().prepare();
+            (
+                listener,
+                Arc::new(Rules {
+                    routes,
+                    ..rules.clone()
+                }),
+            )
+        });
+        let connections = descriptors::at_most(self.config.max_connections);
+        let of_one_peer = self.config.max_connections_per_peer.min(connections);
         Ok(Bound {
             local_addr: listener.local_addr()?,
-            listener,
+            listener: Listener {
+                socket: listener,
+                peers: Peers::new(connections, of_one_peer),
+            },
+            in_process: self.in_process,
+            health_listener,
             config: self.config,
-            rules,
+            rules: Arc::new(rules),
             health: Health {
                 reporter: health,
                 services: self.present.into_iter().zip(self.ready).collect(),
             },
-            routes: self.routes.routes().prepare(),
         })
+    }
+
+    /// What reflection tells, of itself as well: clients look their own tool up, too.
+    fn reflection(&self) -> tonic_reflection::server::Builder<'static> {
+        let names = self.present.iter().copied().chain([HEALTH]);
+        let names = names.chain(REFLECTION);
+        let descriptors = [
+            self.descriptors,
+            tonic_health::pb::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+            // So that grpcurl can read ErrorInfo and its like out of an error.
+            tonic_types::pb::FILE_DESCRIPTOR_SET,
+        ];
+        let builder = tonic_reflection::server::Builder::configure()
+            // Each version adds its own by itself otherwise, and then there would be two.
+            .include_reflection_service(false);
+        let builder = descriptors.into_iter().fold(
+            builder,
+            tonic_reflection::server::Builder::register_encoded_file_descriptor_set,
+        );
+        names.fold(
+            builder,
+            tonic_reflection::server::Builder::with_service_name,
+        )
     }
 }
 

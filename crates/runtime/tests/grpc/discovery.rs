@@ -87,6 +87,20 @@ macro_rules! reflection_lists_the_services {
             let mut names: Vec<_> = list.service.into_iter().map(|s| s.name).collect();
             names.sort();
             assert_eq!(names, SERVICES);
+            // Tools describe whatever is listed.
+            for name in names {
+                let request = ServerReflectionRequest {
+                    message_request: Some(MessageRequest::FileContainingSymbol(name.clone())),
+                    ..ServerReflectionRequest::default()
+                };
+                let answers = reflection
+                    .server_reflection_info(stream::iter([request]))
+                    .await;
+                let answer = answers.unwrap().into_inner().message().await.unwrap();
+                let described = answer.unwrap().message_response;
+                let is_file = matches!(described, Some(MessageResponse::FileDescriptorResponse(_)));
+                assert!(is_file, "{name}: {described:?}");
+            }
         }
     };
 }

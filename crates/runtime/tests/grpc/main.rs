@@ -5,7 +5,11 @@
 
 mod connections;
 mod discovery;
+mod foreign;
+mod peers;
+mod raw;
 mod requests;
 mod stopping;
 mod streams;
 mod support;
+mod unread;

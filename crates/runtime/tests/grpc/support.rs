@@ -12,19 +12,23 @@ use couponmesh_proto::{
 };
 use couponmesh_runtime::{
     Clock, Random,
-    grpc::{self, GrpcConfig, GrpcServer},
+    grpc::{self, GrpcConfig, GrpcServer, InProcess},
 };
 use futures::{Stream, StreamExt as _, stream};
 use tokio::{
+    net::TcpListener,
     sync::watch,
     task::JoinHandle,
     time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, transport::Channel};
+use tonic::{Request, Response, Status, codec::CompressionEncoding, transport::Channel};
 
 /// Longer than anything here takes, shorter than anybody waits.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Bytes in the large answer.
+pub(crate) const LARGE: usize = 100_000;
 
 /// What the handlers and the tests tell each other.
 #[derive(Clone, Debug)]
@@ -82,6 +86,14 @@ impl MyPageService for Script {
         match request.get_ref().member_id.as_str() {
             "hang" => self.hang().await,
             "panic" => panic!("on request"),
+            // More than a frame may hold.
+            "large" => {
+                let page = MyPage {
+                    display_name: "x".repeat(LARGE),
+                    ..MyPage::default()
+                };
+                return Ok(Response::new(GetMyPageResponse { page: Some(page) }));
+            }
             "refuse" => return Err(Status::not_found("page: no such page")),
             _ => {}
         }
@@ -122,6 +134,10 @@ impl MyPageService for Script {
 /// A server that runs.
 pub(crate) struct Harness {
     pub(crate) addr: SocketAddr,
+    /// Where health checks alone are answered.
+    pub(crate) health_addr: SocketAddr,
+    /// Calls from within the process.
+    pub(crate) calls: InProcess,
     pub(crate) script: Script,
     pub(crate) stop: CancellationToken,
     pub(crate) served: JoinHandle<()>,
@@ -131,18 +147,25 @@ pub(crate) struct Harness {
 pub(crate) async fn start(config: GrpcConfig) -> Harness {
     let script = Script::new();
     let service = MyPageServiceServer::new(script.clone())
-        .max_decoding_message_size(config.max_message_bytes);
+        .max_decoding_message_size(config.max_message_bytes)
+        .accept_compressed(CompressionEncoding::Gzip);
+    let (calls, in_process) = grpc::in_process();
+    let health = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let health_addr = health.local_addr().unwrap();
     let bound = GrpcServer::new(&config, DESCRIPTORS, Clock::system(), Random::from_os())
         .add(service, watch::channel(true).1)
         .absent("couponmesh.coupon.v1.CouponService")
+        .in_process(in_process)
+        .health_on(health)
         .bind("127.0.0.1:0".parse().unwrap())
         .await
         .unwrap();
     let (addr, stop) = (bound.local_addr(), CancellationToken::new());
-    let serving = bound.serve(stop.clone());
-    let served = tokio::spawn(async move { serving.await.unwrap() });
+    let served = tokio::spawn(bound.serve(stop.clone()));
     Harness {
         addr,
+        health_addr,
+        calls,
         script,
         stop,
         served,
