@@ -10,6 +10,7 @@ mod binary;
 mod books;
 mod crowd;
 mod disk;
+mod hostile;
 mod kill;
 mod start;
 mod stop;

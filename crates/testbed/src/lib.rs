@@ -1,4 +1,4 @@
-//! Real servers for tests.
+//! Real servers for tests, and a client that misbehaves ([`http2`]).
 //!
 //! The whole suite runs on both stacks: on SQLite files and the embedded bus by default, and on PostgreSQL
 //! and NATS when `COUPONMESH_TEST_STACK=servers`, as `make test-full` sets it. Then
@@ -8,6 +8,8 @@
 
 // All of it is test code.
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
+
+pub mod http2;
 
 mod home;
 mod nats;

@@ -1,6 +1,7 @@
 //! Requests that no gRPC library would send, and what HTTP/2 makes of too much.
 
 use couponmesh_runtime::grpc::GrpcConfig;
+use couponmesh_testbed::http2::{connect, framed, framed_bytes, text};
 use h2::Reason;
 use http::{Method, header};
 use tokio::{
@@ -9,10 +10,7 @@ use tokio::{
 };
 use tonic::{Code, codec::CompressionEncoding};
 
-use crate::{
-    raw::{connect, framed, framed_bytes, text},
-    support::{ask, get, soon, start},
-};
+use crate::support::{ask, get, soon, start};
 
 const GET: &str = "/couponmesh.mypage.v1.MyPageService/GetMyPage";
 
@@ -31,7 +29,7 @@ async fn http_1_is_told_what_speaks_here() {
 #[tokio::test]
 async fn only_posts_of_grpc_are_carried_out() {
     let server = start(GrpcConfig::default()).await;
-    let mut raw = connect(&server, 65_535).await;
+    let mut raw = connect(server.addr, 65_535).await;
     for content_type in [
         Some("text/plain"),
         Some("application/grpc-web"),
@@ -68,7 +66,7 @@ async fn only_posts_of_grpc_are_carried_out() {
 #[tokio::test]
 async fn an_unknown_method_is_named() {
     let server = start(GrpcConfig::default()).await;
-    let mut raw = connect(&server, 65_535).await;
+    let mut raw = connect(server.addr, 65_535).await;
     let head = raw.head("/couponmesh.mypage.v1.MyPageService/GetPage");
     let answer = raw.call(head, framed(&ask("echo"))).await;
     let code = Code::Unimplemented as i32;
@@ -95,7 +93,7 @@ async fn a_message_that_inflates_beyond_the_bound_is_refused() {
     assert_ne!(status.code(), Code::Ok);
     assert!(!status.message().is_empty(), "{status:?}");
     get(&mut client, "echo").await.unwrap();
-    let mut raw = connect(&server, 65_535).await;
+    let mut raw = connect(server.addr, 65_535).await;
     let mut head = raw.head(GET);
     let gzip = "gzip".parse().unwrap();
     head.headers_mut().insert("grpc-encoding", gzip);
@@ -106,7 +104,7 @@ async fn a_message_that_inflates_beyond_the_bound_is_refused() {
 #[tokio::test]
 async fn too_many_headers_hurt_nobody_else_on_the_connection() {
     let server = start(GrpcConfig::default()).await;
-    let mut raw = connect(&server, 65_535).await;
+    let mut raw = connect(server.addr, 65_535).await;
     for (kilobytes, status) in [(48, 200), (100, 431), (150, 431)] {
         let mut head = raw.head(GET);
         for n in 0..kilobytes {
@@ -125,7 +123,7 @@ async fn too_many_headers_hurt_nobody_else_on_the_connection() {
 #[tokio::test]
 async fn as_many_calls_as_a_connection_may_have_are_cancelled_at_once() {
     let server = start(GrpcConfig::default()).await;
-    let mut raw = connect(&server, 65_535).await;
+    let mut raw = connect(server.addr, 65_535).await;
     let mut calls = Vec::new();
     for _ in 0..GrpcConfig::default().max_streams_per_connection {
         let head = raw.head(GET);

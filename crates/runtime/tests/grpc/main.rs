@@ -7,7 +7,6 @@ mod connections;
 mod discovery;
 mod foreign;
 mod peers;
-mod raw;
 mod requests;
 mod stopping;
 mod streams;

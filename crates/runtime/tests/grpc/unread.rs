@@ -3,13 +3,11 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use couponmesh_runtime::{grpc::GrpcConfig, status::reason_of};
+use couponmesh_testbed::http2::{connect, framed};
 use h2::{Reason, RecvStream};
 use tonic::Code;
 
-use crate::{
-    raw::{connect, framed},
-    support::{LARGE, ask, ask_stream, get, soon, start},
-};
+use crate::support::{LARGE, ask, ask_stream, get, soon, start};
 
 const GET: &str = "/couponmesh.mypage.v1.MyPageService/GetMyPage";
 const WATCH: &str = "/couponmesh.mypage.v1.MyPageService/WatchMyPage";
@@ -37,7 +35,7 @@ async fn reset_of(body: &mut RecvStream) -> Option<Reason> {
 async fn an_answer_that_nobody_reads_is_in_flight_until_its_deadline_resets_it() {
     for (what, window) in [("echo", 0), ("large", 1)] {
         let server = start(one_at_once(GET)).await;
-        let mut raw = connect(&server, window).await;
+        let mut raw = connect(server.addr, window).await;
         let head = raw.head(GET);
         let answer = raw.call(head, framed(&ask(what))).await;
         let mut client = server.client().await;
@@ -59,7 +57,7 @@ async fn an_answer_of_many_frames_arrives_whole() {
 #[tokio::test]
 async fn a_stream_whose_request_never_comes_ends_in_time() {
     let server = start(one_at_once(WATCH)).await;
-    let mut raw = connect(&server, 65_535).await;
+    let mut raw = connect(server.addr, 65_535).await;
     let head = raw.head(WATCH);
     let (response, _silent) = raw.send(head, None).await;
     let mut client = server.client().await;

@@ -1,25 +1,31 @@
-//! A client that does with HTTP/2 what no gRPC library does.
+//! A gRPC client that does with HTTP/2 what no library does.
+
+use std::{future::Future, net::SocketAddr, time::Duration};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+pub use h2::RecvStream;
 use h2::{
-    RecvStream, SendStream,
+    SendStream,
     client::{self, ResponseFuture, SendRequest},
 };
-use http::{Request, Response, header};
+pub use http::Response;
+use http::{Request, header};
 use prost::Message;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::timeout};
 
-use crate::support::{Harness, soon};
+/// Longer than anything takes, shorter than anybody waits.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A connection by hand.
-pub(crate) struct Raw {
+#[derive(Clone, Debug)]
+pub struct Raw {
     requests: SendRequest<Bytes>,
     origin: String,
 }
 
 /// Connects; the peer may send `window` bytes of each answer before it is told of more.
-pub(crate) async fn connect(server: &Harness, window: u32) -> Raw {
-    let stream = TcpStream::connect(server.addr).await.unwrap();
+pub async fn connect(server: SocketAddr, window: u32) -> Raw {
+    let stream = TcpStream::connect(server).await.unwrap();
     let (requests, connection) = client::Builder::new()
         .initial_window_size(window)
         .max_header_list_size(1 << 20)
@@ -29,20 +35,25 @@ pub(crate) async fn connect(server: &Harness, window: u32) -> Raw {
     tokio::spawn(connection);
     Raw {
         requests,
-        origin: format!("http://{}", server.addr),
+        origin: format!("http://{server}"),
     }
+}
+
+async fn soon<F: Future>(future: F) -> F::Output {
+    timeout(PATIENCE, future).await.unwrap()
 }
 
 impl Raw {
     /// The head of a gRPC request for `path`.
-    pub(crate) fn head(&self, path: &str) -> Request<()> {
+    #[must_use]
+    pub fn head(&self, path: &str) -> Request<()> {
         let request = Request::post(format!("{}{path}", self.origin));
         let request = request.header(header::CONTENT_TYPE, "application/grpc");
         request.header(header::TE, "trailers").body(()).unwrap()
     }
 
     /// Sends a head, and a message unless there is none yet.
-    pub(crate) async fn send(
+    pub async fn send(
         &mut self,
         head: Request<()>,
         message: Option<Bytes>,
@@ -56,19 +67,21 @@ impl Raw {
     }
 
     /// Sends a whole request and waits for the head of its answer.
-    pub(crate) async fn call(&mut self, head: Request<()>, message: Bytes) -> Response<RecvStream> {
+    pub async fn call(&mut self, head: Request<()>, message: Bytes) -> Response<RecvStream> {
         let (response, _) = self.send(head, Some(message)).await;
         soon(response).await.unwrap()
     }
 }
 
 /// A message as gRPC frames it.
-pub(crate) fn framed(message: &impl Message) -> Bytes {
+#[must_use]
+pub fn framed(message: &impl Message) -> Bytes {
     framed_bytes(&message.encode_to_vec(), false)
 }
 
 /// The same, of a message that is encoded, and perhaps compressed, already.
-pub(crate) fn framed_bytes(message: &[u8], compressed: bool) -> Bytes {
+#[must_use]
+pub fn framed_bytes(message: &[u8], compressed: bool) -> Bytes {
     let mut frame = BytesMut::new();
     frame.put_u8(u8::from(compressed));
     frame.put_u32(u32::try_from(message.len()).unwrap());
@@ -77,7 +90,7 @@ pub(crate) fn framed_bytes(message: &[u8], compressed: bool) -> Bytes {
 }
 
 /// All that comes of a body.
-pub(crate) async fn text(body: &mut RecvStream) -> String {
+pub async fn text(body: &mut RecvStream) -> String {
     let mut text = Vec::new();
     while let Some(data) = soon(body.data()).await {
         let data = data.unwrap();
