@@ -3,15 +3,20 @@
 mod cli;
 mod load;
 mod operator;
+mod output;
 mod run;
 mod serve;
+mod stopping;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
 use couponmesh::config::{self, Config};
 
-use crate::cli::{Cli, Command, ConfigCommand};
+use crate::{
+    cli::{Cli, Command, ConfigCommand},
+    output::print,
+};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -41,14 +46,7 @@ fn main() -> ExitCode {
     outcome.map_or_else(|error| fail(&*error), |()| ExitCode::SUCCESS)
 }
 
-/// What a command was asked for goes to standard output; a reader that went away (`| head`) is no error.
-fn print(text: &str) {
-    use std::io::Write as _;
-    let _ = std::io::stdout().write_all(text.as_bytes());
-}
-
 /// One line that says what is wrong, with its causes.
-#[allow(clippy::print_stderr)] // the last word of a command, not a log line
 fn fail(error: &dyn std::error::Error) -> ExitCode {
     let mut line = error.to_string();
     let mut source = error.source();
@@ -60,6 +58,6 @@ fn fail(error: &dyn std::error::Error) -> ExitCode {
         }
         source = cause.source();
     }
-    eprintln!("couponmesh: {}", line.replace('\n', " "));
+    output::complain(&format!("couponmesh: {}", line.replace('\n', " ")));
     ExitCode::FAILURE
 }

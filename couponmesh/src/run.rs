@@ -8,16 +8,15 @@ use couponmesh::{
     stack::{Sources, Stack},
 };
 use couponmesh_runtime::{config::Problems, telemetry};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::cli::RunArgs;
+use crate::{cli::RunArgs, output, stopping::Stopping};
 
 /// How long background work may go on after the last call has ended.
 const BACKGROUND_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(crate) type BoxError = Box<dyn Error>;
 
-/// Runs until SIGTERM or Ctrl-C.
+/// Runs until SIGTERM, SIGHUP or Ctrl-C.
 pub(crate) fn run(args: &RunArgs, file: Option<&Path>) -> Result<(), BoxError> {
     let mut config = Config::load(file)?;
     if let Some(address) = &args.coupon_address {
@@ -66,28 +65,6 @@ pub(crate) fn with_telemetry(
     })?
 }
 
-/// SIGTERM and Ctrl-C. Listen before anything is served: one that comes early must not go unheard.
-pub(crate) struct Stopping {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Stopping {
-    pub(crate) fn listen() -> Result<Self, BoxError> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    pub(crate) async fn told(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
 /// Serves until told to stop, or until the bus was not reached for too long; then stops in good order.
 pub(crate) async fn serve_until_told<E: Error + 'static>(
     config: &Config,
@@ -126,7 +103,7 @@ pub(crate) async fn serve_until_told<E: Error + 'static>(
         () = tokio::time::sleep(config.grpc.drain_timeout + BACKGROUND_TIMEOUT) => {
             tracing::warn!("background work did not end in time and was cut off");
         }
-        () = stopping.told() => tracing::warn!("told to stop twice: cut off"),
+        () = stopping.told_again() => tracing::warn!("told to stop twice: cut off"),
     }
     outcome
 }
@@ -135,7 +112,7 @@ pub(crate) async fn serve_until_told<E: Error + 'static>(
 fn greet(node: &Node, args: &RunArgs, services: &BTreeSet<ServiceName>) {
     let names: Vec<&str> = services.iter().map(|name| name.name()).collect();
     let (address, data_dir) = (node.address(), args.data_dir.display());
-    crate::print(&format!(
+    output::announce(&format!(
         "couponmesh is listening on {address} ({})\n\
          data directory: {data_dir}\n\
          try: grpcurl -plaintext -d '{{\"email\":\"ann@example.com\",\"display_name\":\"Ann\"}}' {address} \

@@ -11,10 +11,12 @@ use couponmesh::{
 
 use crate::{
     cli::ServeArgs,
-    run::{BoxError, Stopping, serve_until_told, with_telemetry},
+    output,
+    run::{BoxError, serve_until_told, with_telemetry},
+    stopping::Stopping,
 };
 
-/// Serves until SIGTERM or Ctrl-C.
+/// Serves until SIGTERM, SIGHUP or Ctrl-C.
 pub(crate) fn serve(args: &ServeArgs, file: Option<&Path>) -> Result<(), BoxError> {
     let config = Config::load(file)?;
     let service = args.service;
@@ -44,7 +46,7 @@ pub(crate) fn serve(args: &ServeArgs, file: Option<&Path>) -> Result<(), BoxErro
         };
         let greet = |node: &Node| {
             let (service, address) = (service.name(), node.address());
-            crate::print(&format!("couponmesh {service} is listening on {address}\n"));
+            output::announce(&format!("couponmesh {service} is listening on {address}\n"));
         };
         serve_until_told(&config, stack, node, stopping, greet).await
     })
@@ -59,7 +61,7 @@ pub(crate) fn migrate(service: ServiceName, file: Option<&Path>) -> Result<(), B
         let migrated = migrate::migrate(service, &database).await;
         database.close().await?;
         migrated.map_err(|error| format!("the {} database: {error}", service.name()))?;
-        crate::print(&format!("the {} database is up to date\n", service.name()));
+        output::print(&format!("the {} database is up to date\n", service.name()));
         Ok(())
     })
 }

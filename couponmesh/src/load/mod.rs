@@ -39,14 +39,14 @@ use self::{
 };
 
 pub(crate) use self::args::LoadArgs;
+use crate::output;
 
 /// Runs the load and prints what it found. The exit code is told at [`LoadArgs`].
 pub(crate) async fn run(args: LoadArgs) -> ExitCode {
     let client = match Client::connect(&args).await {
         Ok(client) => client,
         Err(why) => {
-            // Nobody is left to tell when stderr is closed too.
-            let _ = writeln!(io::stderr(), "couponmesh load: {why}");
+            output::complain(&format!("couponmesh load: {why}"));
             return ExitCode::from(2);
         }
     };

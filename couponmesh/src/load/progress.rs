@@ -1,32 +1,45 @@
 //! Shows on stderr how far the run is: a bar on a terminal, else a line at every tenth.
 
-use std::io::{IsTerminal as _, Write as _, stderr};
+use std::io::{IsTerminal as _, stderr};
 
+use couponmesh_runtime::lines::Lines;
 use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::output;
 
 /// One phase's progress.
 pub(crate) struct Progress {
     what: &'static str,
     total: usize,
     done: usize,
-    /// None when stderr is no terminal.
-    bar: Option<ProgressBar>,
+    shown: Shown,
+}
+
+enum Shown {
+    Bar(ProgressBar),
+    /// A pipe that nobody reads must not hold up what is measured.
+    Lines(Lines),
+    /// Not worth failing for.
+    Nowhere,
 }
 
 impl Progress {
     pub(crate) fn new(what: &'static str, total: usize) -> Self {
-        let bar = stderr().is_terminal().then(|| {
+        let shown = if stderr().is_terminal() {
             let bar = ProgressBar::new(total as u64).with_message(what);
-            match ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {per_sec} {eta}") {
+            let style = "{msg} {wide_bar} {pos}/{len} {per_sec} {eta}";
+            Shown::Bar(match ProgressStyle::with_template(style) {
                 Ok(style) => bar.with_style(style),
                 Err(_) => bar,
-            }
-        });
+            })
+        } else {
+            Lines::to(stderr(), |_| {}).map_or(Shown::Nowhere, Shown::Lines)
+        };
         Self {
             what,
             total,
             done: 0,
-            bar,
+            shown,
         }
     }
 
@@ -37,11 +50,12 @@ impl Progress {
 
     /// So many are done by now.
     pub(crate) fn reach(&mut self, done: usize) {
-        if let Some(bar) = &self.bar {
-            bar.set_position(done as u64);
-        } else if tenth(done, self.total) > tenth(self.done, self.total) {
-            // Progress is not worth failing for.
-            let _ = writeln!(stderr(), "{} {done}/{}", self.what, self.total);
+        match &self.shown {
+            Shown::Bar(bar) => bar.set_position(done as u64),
+            Shown::Lines(lines) if tenth(done, self.total) > tenth(self.done, self.total) => {
+                lines.push(format!("{} {done}/{}\n", self.what, self.total).as_bytes());
+            }
+            Shown::Lines(_) | Shown::Nowhere => {}
         }
         self.done = done;
     }
@@ -49,8 +63,13 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
+        match &self.shown {
+            Shown::Bar(bar) => bar.finish_and_clear(),
+            // What follows is to stand below.
+            Shown::Lines(lines) => {
+                lines.flush(output::PATIENCE);
+            }
+            Shown::Nowhere => {}
         }
     }
 }

@@ -36,7 +36,7 @@ pub(super) async fn discard(store: &Store, args: &ActArgs) -> Result<(), BoxErro
         }
     }
     let letters = letters(count);
-    crate::print(&match (count, args.dry_run) {
+    crate::output::print(&match (count, args.dry_run) {
         (0, _) => format!("{letters} to drop at {service}\n"),
         (_, true) => format!("{letters} of {service} would be dropped; nothing was done\n"),
         (_, false) => format!("{letters} dropped; {service} never handles the events\n"),

@@ -25,7 +25,7 @@ pub(super) async fn list(store: &Store, args: &ListArgs) -> Result<(), BoxError>
     let letters = query::list(db, service, &filter, args.limit).await?;
     if args.json {
         let letters: Vec<Value> = letters.iter().map(json).collect();
-        crate::print(&format!("{:#}\n", Value::from(letters)));
+        crate::output::print(&format!("{:#}\n", Value::from(letters)));
         return Ok(());
     }
     let all = query::count(db, service, &filter).await?;
@@ -40,7 +40,7 @@ pub(super) async fn list(store: &Store, args: &ListArgs) -> Result<(), BoxError>
             "ERROR",
         ];
         let rows: Vec<[String; 7]> = letters.iter().map(row).collect();
-        crate::print(&columns(heading, &rows));
+        crate::output::print(&columns(heading, &rows));
     }
     let shown = letters.len() as u64;
     let more = if shown < all {
@@ -48,7 +48,7 @@ pub(super) async fn list(store: &Store, args: &ListArgs) -> Result<(), BoxError>
     } else {
         String::new()
     };
-    crate::print(&format!("{}{more}\n", letters_at(all, service)));
+    crate::output::print(&format!("{}{more}\n", letters_at(all, service)));
     Ok(())
 }
 
@@ -65,7 +65,7 @@ pub(super) fn letters(count: u64) -> String {
 /// What becomes of one letter, on a line.
 pub(super) fn say(what: &str, id: EventId, event_type: &str, member: MemberId) {
     let event_type = plain(event_type);
-    crate::print(&format!("{what:<18}{id}  {event_type}  member {member}\n"));
+    crate::output::print(&format!("{what:<18}{id}  {event_type}  member {member}\n"));
 }
 
 pub(super) fn state(redrive: Option<Timestamp>, close: Option<Timestamp>) -> &'static str {

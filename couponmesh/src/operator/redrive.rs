@@ -37,7 +37,7 @@ pub(super) async fn redrive(store: &Store, args: &ActArgs) -> Result<(), BoxErro
         }
     }
     let letters = letters(count);
-    crate::print(&match (count, args.dry_run) {
+    crate::output::print(&match (count, args.dry_run) {
         (0, _) => format!("{letters} to redrive at {service}\n"),
         (_, true) => format!("{letters} of {service} would be redriven; nothing was done\n"),
         (_, false) => format!(

@@ -1,14 +1,12 @@
 //! `outbox republish`: has the relay publish events once more, for a bus that lost them.
 
-use std::io::{Write as _, stderr};
-
 use couponmesh_messaging::{
     Store,
     outbox::{self, Span},
 };
 
 use super::args::RepublishArgs;
-use crate::{load::progress::Progress, run::BoxError};
+use crate::{load::progress::Progress, output, run::BoxError};
 
 /// Rows in one transaction: short enough that the service hardly notices.
 const CHUNK: u64 = 500;
@@ -26,7 +24,7 @@ pub(super) async fn republish(store: &Store, args: &RepublishArgs) -> Result<(),
     warn_of_gaps(store, span).await?;
     let total = outbox::count_published(store.read(), span).await?;
     if total == 0 || args.dry_run {
-        crate::print(&match total {
+        output::print(&match total {
             0 => format!(
                 "{service} has published no event of that time that it still has; what waits to be published is published anyway\n"
             ),
@@ -49,7 +47,7 @@ pub(super) async fn republish(store: &Store, args: &RepublishArgs) -> Result<(),
         progress.reach(done);
     }
     drop(progress);
-    crate::print(&format!(
+    output::print(&format!(
         "{} to be published again by {service} at once, or as soon as it runs\n",
         events(done as u64)
     ));
@@ -64,12 +62,10 @@ async fn warn_of_gaps(store: &Store, span: Span) -> Result<(), BoxError> {
     };
     // The very first row is the oldest because nothing was before it.
     if seq > 1 && oldest > span.since {
-        // Losing the warning is not worth failing for.
-        let _ = writeln!(
-            stderr(),
+        output::complain(&format!(
             "couponmesh: warning: the oldest event that {service} still has is of {oldest}; older ones were \
              deleted after messaging.retention and are not published again"
-        );
+        ));
     }
     Ok(())
 }

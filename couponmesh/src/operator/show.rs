@@ -15,11 +15,11 @@ pub(super) async fn show(store: &Store, args: &ShowArgs) -> Result<(), BoxError>
         return Err(unknown(args.id, store.service()).into());
     };
     if args.json {
-        crate::print(&format!("{:#}\n", json(&letter)));
+        crate::output::print(&format!("{:#}\n", json(&letter)));
         return Ok(());
     }
     for (label, text) in lines(&letter) {
-        crate::print(&format!("{label:<16}{}\n", plain(&text)));
+        crate::output::print(&format!("{label:<16}{}\n", plain(&text)));
     }
     Ok(())
 }

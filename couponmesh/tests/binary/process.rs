@@ -3,10 +3,11 @@
 use std::{
     fs::OpenOptions,
     future::Future,
-    io::{BufRead as _, BufReader, Read as _},
+    io::{BufRead as _, BufReader, PipeWriter, Read as _},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -54,7 +55,15 @@ pub(crate) struct Call {
     program: Vec<String>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
-    log: Option<PathBuf>,
+    log: Log,
+}
+
+/// Where the log goes.
+#[derive(Clone, Debug)]
+enum Log {
+    Nowhere,
+    File(PathBuf),
+    Pipe(Arc<PipeWriter>),
 }
 
 impl Call {
@@ -72,7 +81,7 @@ impl Call {
             program: vec![binary()],
             arguments: arguments.iter().map(|&text| text.to_owned()).collect(),
             environment: Vec::new(),
-            log: None,
+            log: Log::Nowhere,
         }
     }
 
@@ -83,9 +92,13 @@ impl Call {
     }
 
     /// Sets a key of the configuration, e.g. `MYPAGE__WAIT`.
-    pub(crate) fn set(mut self, key: &str, value: &str) -> Self {
-        self.environment
-            .push((format!("COUPONMESH__{key}"), value.to_owned()));
+    pub(crate) fn set(self, key: &str, value: &str) -> Self {
+        self.environment(&format!("COUPONMESH__{key}"), value)
+    }
+
+    /// Sets any variable of its environment.
+    pub(crate) fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -104,7 +117,13 @@ impl Call {
 
     /// Appends what it logs to `file`.
     pub(crate) fn log_to(mut self, file: &Path) -> Self {
-        self.log = Some(file.to_owned());
+        self.log = Log::File(file.to_owned());
+        self
+    }
+
+    /// Logs into `pipe`.
+    pub(crate) fn log_into(mut self, pipe: PipeWriter) -> Self {
+        self.log = Log::Pipe(Arc::new(pipe));
         self
     }
 
@@ -124,10 +143,14 @@ impl Call {
     /// Starts it and does not wait until it listens.
     pub(crate) fn spawn(&self) -> Process {
         let mut command = self.command();
-        let log = self.log.as_ref().map_or_else(Stdio::null, |file| {
-            let file = OpenOptions::new().create(true).append(true).open(file);
-            file.unwrap().into()
-        });
+        let log = match &self.log {
+            Log::Nowhere => Stdio::null(),
+            Log::File(file) => {
+                let file = OpenOptions::new().create(true).append(true).open(file);
+                file.unwrap().into()
+            }
+            Log::Pipe(pipe) => pipe.try_clone().unwrap().into(),
+        };
         command.stdout(Stdio::piped()).stderr(log);
         Process(command.spawn().unwrap())
     }
@@ -213,14 +236,20 @@ impl Process {
     /// SIGTERM; returns how it ended and how long that took.
     pub(crate) async fn terminate(mut self) -> (ExitStatus, Duration) {
         let begin = Instant::now();
-        // The shell's own kill: an image may have no other.
-        let kill = format!("kill -TERM {}", self.id());
-        let sent = Command::new("sh").args(["-c", &kill]).status().unwrap();
-        assert!(sent.success());
+        self.signal("TERM");
         (self.ended().await, begin.elapsed())
     }
 
-    async fn ended(&mut self) -> ExitStatus {
+    /// Sends a signal, e.g. `HUP`.
+    pub(crate) fn signal(&self, name: &str) {
+        // The shell's own kill: an image may have no other.
+        let kill = format!("kill -{name} {}", self.id());
+        let sent = Command::new("sh").args(["-c", &kill]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// How it ended by itself.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
         let child = std::cell::RefCell::new(&mut self.0);
         eventually("the process ends", async || {
             child.borrow_mut().try_wait().unwrap()

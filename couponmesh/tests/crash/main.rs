@@ -12,6 +12,7 @@ mod crowd;
 mod disk;
 mod hostile;
 mod kill;
+mod log;
 mod start;
 mod stop;
 mod traces;

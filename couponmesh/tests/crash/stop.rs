@@ -63,6 +63,28 @@ async fn sigterm_ends_open_watches_and_the_process_cleanly() {
 }
 
 #[tokio::test]
+async fn a_hangup_ends_the_process_cleanly_unless_it_is_to_outlive_its_terminal() {
+    let dir = tempfile::tempdir().unwrap();
+    let call = Call::run(dir.path());
+    let (mut process, _) = call.start().await;
+    process.signal("HUP");
+    assert_eq!(process.ended().await.code(), Some(0));
+    assert!(!dir.path().join("member.db-wal").exists());
+
+    let nohup = ["sh", "-c", "trap '' HUP; exec \"$0\" \"$@\""];
+    let (process, address) = call.under(&nohup).start().await;
+    process.signal("HUP");
+    // One that stops refuses connections within milliseconds.
+    for number in 0..50 {
+        let mut members = MemberServiceClient::new(channel(address));
+        let request = registration("", &format!("{number}@example.com"));
+        members.register_member(request).await.unwrap();
+    }
+    let (status, _) = process.terminate().await;
+    assert_eq!(status.code(), Some(0));
+}
+
+#[tokio::test]
 async fn a_withdrawal_that_began_without_coupon_completes_when_coupon_is_back() {
     let dir = tempfile::tempdir().unwrap();
     let call = Call::run(dir.path()).set("MEMBER__WITHDRAWAL__FIRST_PAUSE", "100ms");

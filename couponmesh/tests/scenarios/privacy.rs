@@ -54,7 +54,8 @@ async fn address_and_name_are_never_logged_and_leave_with_the_member() {
     let lines = tracing_subscriber::fmt::layer()
         .with_span_events(FmtSpan::FULL)
         .with_writer(log.clone());
-    let everything = telemetry::log_filter("trace,async_nats::connection=trace").unwrap();
+    let everything =
+        telemetry::log_filter("trace,async_nats=trace,sea_orm_migration=trace,sqlx=trace").unwrap();
     let subscriber = tracing_subscriber::registry().with(lines.with_filter(everything));
     let _logging = tracing::subscriber::set_default(subscriber);
     // As long as there is one subscriber, only the thread that comes by a log line first is asked whether

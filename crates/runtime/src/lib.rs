@@ -10,6 +10,7 @@ pub mod fault;
 pub mod group_commit;
 pub mod grpc;
 pub mod id;
+pub mod lines;
 pub mod page;
 pub mod random;
 pub mod running;

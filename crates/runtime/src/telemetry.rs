@@ -1,10 +1,12 @@
 //! Logs to stderr, spans to an OpenTelemetry collector when there is one, and the trace context
 //! that travels in either case.
 
+mod filter;
 mod panics;
 mod traceparent;
 
 use std::{
+    env,
     io::{self, IsTerminal as _},
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
@@ -16,19 +18,27 @@ use opentelemetry_sdk::{Resource, error::OTelSdkError, trace::SdkTracerProvider}
 use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry,
-    filter::{FilterExt as _, ParseError, Targets},
-    layer::{Filter, SubscriberExt as _},
+    Layer, Registry,
+    filter::{ParseError, Targets},
+    layer::SubscriberExt as _,
     util::{SubscriberInitExt as _, TryInitError},
 };
 
-pub use self::traceparent::{
-    TRACEPARENT_HEADER, child_of, is_traceparent, request_id_of, set_parent, traceparent_of,
+pub use self::{
+    filter::log_filter,
+    traceparent::{
+        TRACEPARENT_HEADER, child_of, is_traceparent, request_id_of, set_parent, traceparent_of,
+    },
 };
-use crate::config::{Problems, Validate, serialize_url};
+use crate::{
+    config::{Problems, Validate, serialize_url},
+    lines::Lines,
+};
 
 /// How long the last spans may take to leave.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the last lines may take to be written.
+const LAST_LINES_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Whether spans are exported. A process has one subscriber, and this says what is in it.
 static EXPORTING: AtomicBool = AtomicBool::new(false);
@@ -39,7 +49,8 @@ static EXPORTING: AtomicBool = AtomicBool::new(false);
 pub struct TelemetryConfig {
     /// For people or for machines.
     pub log_format: LogFormat,
-    /// What to log: a level, or directives like `info,couponmesh_member=debug`.
+    /// What to log: a level, or directives like `info,couponmesh_member=debug`. Some libraries that
+    /// say much are quieter as long as no directive names them.
     pub log_level: String,
     /// The collector's OTLP/gRPC address, like `http://otel-collector:4317`; empty for none.
     #[serde(serialize_with = "serialize_url")]
@@ -68,10 +79,8 @@ impl Default for TelemetryConfig {
 
 impl Validate for TelemetryConfig {
     fn validate(&self, problems: &mut Problems) {
-        let level = &self.log_level;
-        // A lone word that is no level would be taken for a module's name.
-        let words = |part: &str| part.contains('=') || part.parse::<LevelFilter>().is_ok();
-        if EnvFilter::builder().parse(level).is_err() || !level.split(',').all(words) {
+        if !filter::is_filter(&self.log_level) {
+            let level = &self.log_level;
             problems.add(
                 "log_level",
                 format_args!("must be a filter like \"info\", is {level:?}"),
@@ -94,6 +103,9 @@ pub enum TelemetryError {
     /// The log filter does not parse.
     #[error("log filter is malformed")]
     Filter(#[from] ParseError),
+    /// There is no descriptor or thread for the log.
+    #[error("the log cannot be written")]
+    Log(#[from] io::Error),
     /// The exporter cannot be built.
     #[error("span exporter cannot be built")]
     Exporter(#[from] ExporterBuildError),
@@ -102,11 +114,12 @@ pub enum TelemetryError {
     Twice(#[from] TryInitError),
 }
 
-/// Telemetry that is running; shut it down last, so that the last spans leave.
+/// Telemetry that is running; shut it down last, so that the last spans and lines leave.
 #[derive(Debug)]
 #[must_use = "spans that are not flushed are lost: call shutdown"]
 pub struct Telemetry {
     provider: Option<SdkTracerProvider>,
+    log: Lines,
 }
 
 /// Sets the process's subscriber. Call it inside the tokio runtime, which the exporter uses.
@@ -116,9 +129,16 @@ pub struct Telemetry {
 /// When a filter or address is malformed, or a subscriber is set already.
 pub fn init(config: &TelemetryConfig, service_name: &str) -> Result<Telemetry, TelemetryError> {
     let filter = log_filter(&config.log_level)?;
+    // At level error, which every filter but "off" lets through.
+    let log = Lines::to(io::stderr(), |lost| {
+        tracing::error!(
+            lost,
+            "log lines were lost: nobody read them, or the disk was full"
+        );
+    })?;
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal());
+        .with_writer(log.clone())
+        .with_ansi(wants_colors());
     let logs: Box<dyn Layer<Registry> + Send + Sync> = match config.log_format {
         LogFormat::Human => lines.with_filter(filter).boxed(),
         LogFormat::Json => lines.json().with_filter(filter).boxed(),
@@ -127,7 +147,10 @@ pub fn init(config: &TelemetryConfig, service_name: &str) -> Result<Telemetry, T
     if config.otlp_endpoint.is_empty() {
         subscriber.try_init()?;
         panics::log();
-        return Ok(Telemetry { provider: None });
+        return Ok(Telemetry {
+            provider: None,
+            log,
+        });
     }
     let exporter = SpanExporter::builder()
         .with_tonic()
@@ -148,27 +171,21 @@ pub fn init(config: &TelemetryConfig, service_name: &str) -> Result<Telemetry, T
     EXPORTING.store(true, Ordering::Relaxed);
     Ok(Telemetry {
         provider: Some(provider),
+        log,
     })
 }
 
-/// What is logged at `log_level`.
-///
-/// # Errors
-/// When it does not parse.
-pub fn log_filter(
-    log_level: &str,
-) -> Result<impl Filter<Registry> + Send + Sync + 'static, ParseError> {
-    // Further on the bus's client logs its own password, and then whole events, which hold names.
-    let discreet = Targets::new()
-        .with_default(LevelFilter::TRACE)
-        .with_target("async_nats", LevelFilter::INFO);
-    Ok(EnvFilter::builder().parse(log_level)?.and(discreet))
+/// Whether standard error is a terminal whose user has nothing against colours (no-color.org).
+fn wants_colors() -> bool {
+    let refused = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    io::stderr().is_terminal() && !refused
 }
 
 impl Telemetry {
-    /// Sends the spans that are left, within a bounded time.
-    pub async fn shutdown(self) {
-        let Some(provider) = self.provider else {
+    /// Sends the spans and writes the log lines that are left, each within a bounded time: a
+    /// collector that hangs and a pipe that nobody reads do not hold up the end.
+    pub async fn shutdown(mut self) {
+        let Some(provider) = self.provider.take() else {
             return;
         };
         // It blocks its thread, and the exporter may need this one.
@@ -178,6 +195,13 @@ impl Telemetry {
             Ok(Err(error)) => tracing::warn!(%error, "the last spans were not exported"),
             Err(error) => tracing::warn!(%error, "flushing spans failed"),
         }
+    }
+}
+
+/// Not in `shutdown`, so that the lines of a panic are written as well.
+impl Drop for Telemetry {
+    fn drop(&mut self) {
+        self.log.flush(LAST_LINES_TIMEOUT);
     }
 }
 
