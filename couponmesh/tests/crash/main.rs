@@ -13,6 +13,7 @@ mod disk;
 mod hostile;
 mod kill;
 mod log;
+mod refusals;
 mod start;
 mod stop;
 mod traces;

@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderValue, Response};
 use tonic::{Code, Request, Status};
 use tracing::Span;
 
+use super::refusals;
 use crate::{
     clock::Clock,
     context::{CORRELATION_HEADER, Context, CorrelationId},
@@ -88,10 +89,11 @@ pub(super) fn report(status: &Status) {
     if code == Code::Ok {
         return;
     }
-    if status::reason_of(status).as_deref() == Some(Reason::Internal.as_str()) {
+    let reason = status::reason_of(status);
+    if reason.as_deref() == Some(Reason::Internal.as_str()) {
         tracing::error!(grpc.code = ?code, error = chain(status), "call failed");
     } else {
-        tracing::debug!(grpc.code = ?code, error = chain(status), "call refused");
+        refusals::log(status, reason.as_deref(), || chain(status));
     }
 }
 

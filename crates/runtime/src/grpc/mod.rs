@@ -10,6 +10,7 @@
 //! - `deadline`: how long a call may take
 //! - `request`: the request of a stream arrives in time
 //! - `answer`: all of the above until the answer is sent, and `streams`: no longer than its time
+//! - `refusals`: refused calls in the log, not more of them than anybody can read
 
 mod admission;
 mod answer;
@@ -25,6 +26,7 @@ mod in_process;
 mod listener;
 mod methods;
 mod peers;
+mod refusals;
 mod request;
 mod server;
 mod streams;
