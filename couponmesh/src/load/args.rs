@@ -2,6 +2,7 @@
 
 use std::{
     num::{NonZeroU32, NonZeroUsize},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -27,6 +28,10 @@ pub(crate) struct LoadArgs {
     /// Where My Page answers, when not at --address.
     #[arg(long, value_name = "URL")]
     pub(super) mypage_address: Option<String>,
+
+    /// A PEM file with a further certificate authority for https:// addresses, beside the system's.
+    #[arg(long, value_name = "FILE")]
+    pub(super) ca_file: Option<PathBuf>,
 
     /// How many members to register.
     #[arg(long, default_value = "1000", value_name = "N")]

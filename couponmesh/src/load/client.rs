@@ -9,10 +9,10 @@ use couponmesh_proto::{
 };
 use tonic::{
     Request,
-    transport::{Channel, Endpoint},
+    transport::{Channel, ClientTlsConfig, Endpoint, Uri},
 };
 
-use super::LoadArgs;
+use super::{LoadArgs, tls};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -35,10 +35,11 @@ impl Client {
     /// # Errors
     /// One line that names the address and what is wrong with it.
     pub(super) async fn connect(args: &LoadArgs) -> Result<Self, String> {
-        let members = endpoint("--address", &args.address)?;
+        let tls = tls(args)?;
+        let members = endpoint("--address", &args.address, tls.as_ref())?;
         let side = connect(&members).await?;
         let elsewhere = async |option: &str, address: &Option<String>| match address {
-            Some(address) => connect(&endpoint(option, address)?).await,
+            Some(address) => connect(&endpoint(option, address, tls.as_ref())?).await,
             None => Ok(side.clone()),
         };
         let coupons = elsewhere("--coupon-address", &args.coupon_address).await?;
@@ -77,16 +78,47 @@ impl Client {
     }
 }
 
-fn endpoint(option: &str, address: &str) -> Result<Endpoint, String> {
+/// TLS, when any of the addresses wants it.
+fn tls(args: &LoadArgs) -> Result<Option<ClientTlsConfig>, String> {
+    let others = [&args.coupon_address, &args.mypage_address];
+    let mut addresses = others.into_iter().flatten().chain([&args.address]);
+    let ca_file = args.ca_file.as_deref();
+    if addresses.any(|address| is_https(address)) {
+        return tls::config(ca_file).map(Some);
+    }
+    match ca_file {
+        Some(_) => Err("--ca-file: no address begins with https://".to_owned()),
+        None => Ok(None),
+    }
+}
+
+/// Whether the address wants TLS.
+fn is_https(address: &str) -> bool {
+    let uri = address.parse::<Uri>();
+    uri.is_ok_and(|uri| uri.scheme_str() == Some("https"))
+}
+
+fn endpoint(
+    option: &str,
+    address: &str,
+    tls: Option<&ClientTlsConfig>,
+) -> Result<Endpoint, String> {
+    let is_http = |uri: &Uri| matches!(uri.scheme_str(), Some("http" | "https"));
     let endpoint = Endpoint::from_shared(address.to_owned())
         .ok()
-        .filter(|endpoint| {
-            endpoint.uri().scheme_str() == Some("http") && endpoint.uri().host().is_some()
-        })
+        .filter(|endpoint| is_http(endpoint.uri()) && endpoint.uri().host().is_some())
         .ok_or_else(|| {
-            format!("{option} {address}: must be like http://127.0.0.1:50051 (no TLS)")
+            format!(
+                "{option} {address}: must be like http://127.0.0.1:50051 or https://example.com"
+            )
         })?;
-    Ok(endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true))
+    let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
+    match tls {
+        Some(tls) if is_https(address) => endpoint
+            .tls_config(tls.clone())
+            .map_err(|error| format!("{option} {address}: {}", root_cause(&error))),
+        _ => Ok(endpoint),
+    }
 }
 
 async fn connect(endpoint: &Endpoint) -> Result<Channel, String> {
@@ -133,7 +165,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_that_is_no_http_url_is_refused_in_one_line() {
-        for address in ["localhost:50051", "https://example.com", "not a url", ""] {
+        for address in ["localhost:50051", "ftp://example.com", "not a url", ""] {
             let error = refusal(address).await;
             assert!(error.contains("must be like http://"), "{address}: {error}");
             assert!(!error.contains('\n'));

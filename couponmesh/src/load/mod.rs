@@ -22,6 +22,7 @@ mod register;
 mod report;
 mod retry;
 mod table;
+mod tls;
 mod verdict;
 mod watch;
 mod withdraw;

@@ -8,7 +8,6 @@ mod http_server;
 mod log;
 mod smtp;
 mod smtp_server;
-mod tls;
 mod webhook;
 
 use couponmesh_notification::channel::{Channel, ChannelConfig, Message};

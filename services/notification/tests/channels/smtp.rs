@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use couponmesh_notification::channel::Channel;
+use couponmesh_testbed::Authority;
 use futures::{FutureExt, future::join_all};
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -11,7 +12,6 @@ use tokio::time::timeout;
 use crate::{
     message, open, send_error,
     smtp_server::{Behaviour, Security, SmtpServer},
-    tls::Authority,
 };
 
 const MESSAGE_ID: &str = "<0192f3a4-7c5d-7e6f-8a9b-0c1d2e3f4a5b@couponmesh>";
@@ -91,7 +91,7 @@ async fn starttls_encrypts_before_the_login_and_the_mail() {
     let authority = Authority::new();
     let login = STANDARD.encode("\0admin@example.com\0p@ss:w/rd");
     let server = SmtpServer::start(Behaviour {
-        security: Security::StartTls(authority.acceptor.clone()),
+        security: Security::StartTls(authority.acceptor()),
         login: Some(login.leak()),
         ..Behaviour::default()
     })
@@ -120,7 +120,7 @@ async fn a_server_without_starttls_gets_nothing_when_it_is_required() {
 async fn smtps_encrypts_from_the_first_byte() {
     let authority = Authority::new();
     let server = SmtpServer::start(Behaviour {
-        security: Security::Implicit(authority.acceptor.clone()),
+        security: Security::Implicit(authority.acceptor()),
         ..Behaviour::default()
     })
     .await;
@@ -135,7 +135,7 @@ async fn smtps_encrypts_from_the_first_byte() {
 #[tokio::test]
 async fn a_certificate_of_another_authority_is_refused() {
     let (authority, other) = (Authority::new(), Authority::new());
-    let acceptor = || authority.acceptor.clone();
+    let acceptor = || authority.acceptor();
     for (security, scheme, query) in [
         (Security::Implicit(acceptor()), "smtps", ""),
         (Security::StartTls(acceptor()), "smtp", "?tls=required"),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use couponmesh_notification::channel::Channel;
 use couponmesh_runtime::Clock;
+use couponmesh_testbed::Authority;
 use hyper::Method;
 use serde_json::{Value, json};
 use standardwebhooks::Webhook as Verifier;
@@ -12,7 +13,6 @@ use crate::{
     CREATED,
     http_server::{Answer, HttpServer, Received},
     message, open, parse, send_error,
-    tls::Authority,
 };
 
 const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oDr7XSuSJcIyo=";
@@ -129,7 +129,7 @@ async fn a_receiver_that_hangs_is_left_at_the_timeout() {
 #[tokio::test]
 async fn https_trusts_the_configured_authority_and_no_other() {
     let (authority, other) = (Authority::new(), Authority::new());
-    let acceptor = Some(authority.acceptor.clone());
+    let acceptor = Some(authority.acceptor());
     let server = HttpServer::with_tls(Answer::Status(200), acceptor).await;
     let mut config = config(format!("https://localhost:{}/", server.port));
     config["webhook"]["tls_ca_file"] = json!(other.ca_file());

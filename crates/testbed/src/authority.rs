@@ -7,14 +7,18 @@ use rustls::{ServerConfig, crypto::ring, pki_types::PrivatePkcs8KeyDer};
 use tempfile::NamedTempFile;
 use tokio_rustls::TlsAcceptor;
 
-pub(crate) struct Authority {
-    /// Accepts connections with the certificate.
-    pub(crate) acceptor: TlsAcceptor,
+/// An authority that nobody knows but who is given its file.
+#[derive(Debug)]
+pub struct Authority {
+    config: ServerConfig,
     file: NamedTempFile,
 }
 
 impl Authority {
-    pub(crate) fn new() -> Self {
+    /// Makes one.
+    #[allow(clippy::new_without_default)] // no two are equal
+    #[must_use]
+    pub fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let root = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
@@ -34,14 +38,26 @@ impl Authority {
             .unwrap();
         let file = NamedTempFile::new().unwrap();
         std::fs::write(file.path(), root.pem()).unwrap();
-        Self {
-            acceptor: TlsAcceptor::from(Arc::new(config)),
-            file,
-        }
+        Self { config, file }
+    }
+
+    /// Accepts connections with the certificate.
+    #[must_use]
+    pub fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(Arc::new(self.config.clone()))
+    }
+
+    /// The same for gRPC, whose clients insist on HTTP/2.
+    #[must_use]
+    pub fn http2_acceptor(&self) -> TlsAcceptor {
+        let mut config = self.config.clone();
+        config.alpn_protocols.push(b"h2".to_vec());
+        TlsAcceptor::from(Arc::new(config))
     }
 
     /// The root certificate, as `tls_ca_file` wants it.
-    pub(crate) fn ca_file(&self) -> &Path {
+    #[must_use]
+    pub fn ca_file(&self) -> &Path {
         self.file.path()
     }
 }
