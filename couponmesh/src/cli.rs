@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 use couponmesh::node::ServiceName;
 
 use crate::{
@@ -53,6 +54,17 @@ pub(crate) enum Command {
     },
     /// Registers members at a given concurrency or rate against any address, and checks every coupon.
     Load(LoadArgs),
+    /// Prints a script that completes commands and options in a shell
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Prints a manual page, for `man -l -`
+    Man {
+        /// The command that the page is about, e.g. `dlq list`; without one, all of them.
+        #[arg(value_name = "COMMAND")]
+        command: Vec<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

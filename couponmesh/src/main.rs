@@ -6,6 +6,7 @@ mod operator;
 mod output;
 mod run;
 mod serve;
+mod shell;
 mod stopping;
 
 use std::process::ExitCode;
@@ -39,6 +40,11 @@ fn main() -> ExitCode {
             .map_err(Into::into),
         Command::Dlq(args) => operator::dlq(&args, cli.config.as_deref()),
         Command::Outbox(args) => operator::outbox(&args, cli.config.as_deref()),
+        Command::Completions { shell } => {
+            shell::completions(shell);
+            Ok(())
+        }
+        Command::Man { command } => shell::man(&command),
         Command::Load(args) => {
             return run::block_on(load::run(args)).unwrap_or_else(|error| fail(&*error));
         }
