@@ -1,10 +1,10 @@
 //! The command line.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
-use couponmesh::node::ServiceName;
+use couponmesh::{listen::Listen, node::ServiceName};
 
 use crate::{
     load::LoadArgs,
@@ -82,17 +82,19 @@ pub(crate) enum ConfigCommand {
 pub(crate) struct ServeArgs {
     /// The service.
     pub(crate) service: ServiceName,
-    /// Where to listen.
+    /// Where to listen: ADDRESS:PORT, NAME:PORT, or :PORT for every interface. Nobody is authenticated yet:
+    /// whoever reaches it can do everything, so let only a gateway or a mesh with policies reach it.
     #[arg(long, default_value = "0.0.0.0:50051", value_name = "ADDRESS")]
-    pub(crate) listen: SocketAddr,
+    pub(crate) listen: Listen,
 }
 
 /// What `run` takes.
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// Where to listen.
+    /// Where to listen: ADDRESS:PORT, NAME:PORT, or :PORT for every interface. Nobody is authenticated yet:
+    /// whoever reaches it can do everything, so think twice before you leave the loopback.
     #[arg(long, default_value = "127.0.0.1:50051", value_name = "ADDRESS")]
-    pub(crate) listen: SocketAddr,
+    pub(crate) listen: Listen,
     /// Where the data is kept; made when it is missing.
     #[arg(long, default_value = "./data", value_name = "DIRECTORY")]
     pub(crate) data_dir: PathBuf,

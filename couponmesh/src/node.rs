@@ -19,6 +19,7 @@ use tonic::codec::CompressionEncoding;
 
 use crate::{
     config::Config,
+    listen::bind,
     stack::{Stack, StackError},
 };
 
@@ -126,7 +127,7 @@ impl Node {
             source,
         };
         // Before the services: an address that is taken is found out before a database is migrated.
-        let listener = TcpListener::bind(listen).await.map_err(no_listener)?;
+        let listener = bind(listen).map_err(no_listener)?;
         let address = listener.local_addr().map_err(no_listener)?;
         let listeners = Listeners {
             calls: listener,

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, error::Error, future::Future, path::Path, time:
 
 use couponmesh::{
     config::Config,
+    listen::is_local,
     node::{Node, ServiceName},
     stack::{Sources, Stack},
 };
@@ -34,8 +35,9 @@ pub(crate) fn run(args: &RunArgs, file: Option<&Path>) -> Result<(), BoxError> {
     }
     with_telemetry(&config, "couponmesh", async {
         let stopping = Stopping::listen()?;
+        let listen = args.listen.resolve().await?;
         let stack = Stack::embedded(&args.data_dir, &config.messaging, Sources::system()).await?;
-        let node = Node::start(&stack, &config, args.listen, &services, &without).await;
+        let node = Node::start(&stack, &config, listen, &services, &without).await;
         let greet = |node: &Node| greet(node, args, &services);
         serve_until_told(&config, stack, node, stopping, greet).await
     })
@@ -81,7 +83,14 @@ pub(crate) async fn serve_until_told<E: Error + 'static>(
         }
     };
     greet(&node);
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), address = %node.address(), "started");
+    let address = node.address();
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), %address, "started");
+    if !is_local(address) {
+        tracing::warn!(
+            %address,
+            "nobody is authenticated yet: whoever reaches this address can do everything"
+        );
+    }
     let never_reached = async {
         match stack.bus_reached().await {
             Ok(()) => std::future::pending().await,

@@ -33,11 +33,12 @@ pub(crate) fn serve(args: &ServeArgs, file: Option<&Path>) -> Result<(), BoxErro
     }
     with_telemetry(&config, service.name(), async {
         let mut stopping = Stopping::listen()?;
+        let listen = args.listen.resolve().await?;
         let stack = Stack::servers(&config, service.name(), Sources::system());
         let services = BTreeSet::from([service]);
         let none = BTreeSet::new();
         let started = tokio::select! {
-            started = Node::start(&stack, &config, args.listen, &services, &none) => Some(started),
+            started = Node::start(&stack, &config, listen, &services, &none) => Some(started),
             () = stopping.told() => None,
         };
         let Some(node) = started else {

@@ -12,6 +12,7 @@ mod crowd;
 mod disk;
 mod hostile;
 mod kill;
+mod listen;
 mod load;
 mod log;
 mod refusals;
