@@ -8,6 +8,7 @@ mod run;
 mod serve;
 mod shell;
 mod stopping;
+mod supervisor;
 
 use std::process::ExitCode;
 

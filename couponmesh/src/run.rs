@@ -10,7 +10,7 @@ use couponmesh::{
 };
 use couponmesh_runtime::{config::Problems, telemetry};
 
-use crate::{cli::RunArgs, output, stopping::Stopping};
+use crate::{cli::RunArgs, output, stopping::Stopping, supervisor::Supervisor};
 
 /// How long background work may go on after the last call has ended.
 const BACKGROUND_TIMEOUT: Duration = Duration::from_secs(5);
@@ -83,6 +83,8 @@ pub(crate) async fn serve_until_told<E: Error + 'static>(
         }
     };
     greet(&node);
+    let mut supervisor = Supervisor::default();
+    supervisor.ready();
     let address = node.address();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), %address, "started");
     if !is_local(address) {
@@ -101,6 +103,7 @@ pub(crate) async fn serve_until_told<E: Error + 'static>(
         () = stopping.told() => Ok(()),
         error = never_reached => Err(error.into()),
     };
+    supervisor.stopping();
     tracing::info!("told to stop: running calls come to their end");
     let stopped = async {
         node.stop().await;

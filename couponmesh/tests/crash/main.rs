@@ -18,4 +18,5 @@ mod log;
 mod refusals;
 mod start;
 mod stop;
+mod supervisor;
 mod traces;
