@@ -19,7 +19,7 @@ mod postgres_server;
 
 pub use authority::Authority;
 pub use home::Home;
-pub use nats::{Events, Message, Nats};
+pub use nats::{Events, Message, Nats, NatsCluster};
 pub use postgres::{Databases, config};
 pub use postgres_server::PostgresServer;
 

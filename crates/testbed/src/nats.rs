@@ -1,5 +1,6 @@
 //! A NATS server of a test's own.
 
+mod cluster;
 mod stream;
 
 use std::{
@@ -12,7 +13,10 @@ use std::{
 
 use tempfile::TempDir;
 
-pub use self::stream::{Events, Message};
+pub use self::{
+    cluster::NatsCluster,
+    stream::{Events, Message},
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -22,7 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Nats {
     dir: TempDir,
     port: u16,
-    login: Option<(&'static str, &'static str)>,
+    /// Lines of the server's configuration beside those of every server.
+    more: String,
     server: Option<Child>,
 }
 
@@ -30,27 +35,34 @@ impl Nats {
     /// Starts a server with an empty store.
     #[must_use]
     pub fn start() -> Self {
-        Self::start_with(None)
+        Self::start_with("")
     }
 
     /// The same, which lets in only who has that user name and password. Neither of them is in its URL.
     #[must_use]
-    pub fn start_guarded(user: &'static str, password: &'static str) -> Self {
-        Self::start_with(Some((user, password)))
+    pub fn start_guarded(user: &str, password: &str) -> Self {
+        Self::start_with(&format!(
+            "authorization {{ user: {user:?}, password: {password:?} }}\n"
+        ))
     }
 
-    fn start_with(login: Option<(&'static str, &'static str)>) -> Self {
-        let mut nats = Self {
-            dir: tempfile::tempdir().unwrap(),
-            port: free_port(),
-            login,
-            server: None,
-        };
+    fn start_with(more: &str) -> Self {
+        let mut nats = Self::new(more.to_owned());
         // Another may have taken the port meanwhile.
         while !nats.try_start() {
             nats.port = free_port();
         }
         nats
+    }
+
+    /// A server that does not run yet.
+    fn new(more: String) -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            port: free_port(),
+            more,
+            server: None,
+        }
     }
 
     /// Where it listens, the same in every life.
@@ -88,14 +100,12 @@ impl Nats {
     fn try_start(&mut self) -> bool {
         assert!(self.server.is_none(), "it runs");
         let config = self.dir.path().join("nats.conf");
-        let mut text = format!(
-            "listen: 127.0.0.1:{}\njetstream {{ store_dir: {:?}, sync_interval: always }}\n",
+        let text = format!(
+            "listen: 127.0.0.1:{}\njetstream {{ store_dir: {:?}, sync_interval: always }}\n{}",
             self.port,
             self.store(),
+            self.more,
         );
-        if let Some((user, password)) = self.login {
-            text += &format!("authorization {{ user: {user:?}, password: {password:?} }}\n");
-        }
         std::fs::write(&config, text).unwrap();
         let mut server = spawn(&config, &self.dir.path().join("log"));
         let end = Instant::now() + PATIENCE;

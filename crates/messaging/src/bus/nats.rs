@@ -11,7 +11,10 @@ mod stream;
 mod subscription;
 
 use std::{
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -60,6 +63,8 @@ struct Inner {
     stream: Mutex<Option<Stream>>,
     /// When the stream that this replica found last was made; none while it has found none.
     met: watch::Sender<Option<i128>>,
+    /// The highest sequence number in the stream that the server acknowledged to this replica.
+    acknowledged: AtomicU64,
     running: Running,
 }
 
@@ -86,6 +91,7 @@ impl NatsBus {
             context: OnceLock::new(),
             stream: Mutex::default(),
             met: watch::Sender::new(None),
+            acknowledged: AtomicU64::new(0),
             running: Running::new(),
         }));
         let connecting = bus.clone();
@@ -238,24 +244,58 @@ impl NatsBus {
         match before {
             Some(before) if before == created => {}
             // Whoever made it anew: often a replica that started meanwhile and knows of no loss.
-            Some(_) => tracing::error!(
-                stream = stream::NAME,
-                "the stream was lost and is made anew; fill it again with `couponmesh outbox republish` on every service's database"
-            ),
-            None if made => tracing::info!(stream = stream::NAME, "stream made"),
-            None => {
-                for drift in stream::drift(stream.cached_info(), &self.0.config) {
-                    tracing::warn!(stream = stream::NAME, %drift, "the stream is not set up as configured; it is left as it is");
-                }
+            Some(_) => {
+                self.0.acknowledged.store(0, Ordering::Relaxed);
+                report_loss();
             }
+            None => self.report(&stream, made)?,
         }
         *self.known_stream() = Some(stream.clone());
         Ok(stream)
     }
 
+    /// Logs what an operator should know of a stream that is met for the first time.
+    fn report(&self, stream: &Stream, made: bool) -> Result<(), BusError> {
+        let info = stream.cached_info();
+        if made {
+            tracing::info!(stream = stream::NAME, "stream made");
+        } else {
+            for drift in stream::drift(info, &self.0.config) {
+                tracing::warn!(stream = stream::NAME, %drift, "the stream is not set up as configured; it is left as it is");
+            }
+        }
+        let server = self.context()?.client().server_info();
+        for risk in stream::risks(info, server.cluster.as_deref()) {
+            tracing::warn!(stream = stream::NAME, %risk, "acknowledged events may be lost");
+        }
+        Ok(())
+    }
+
+    /// Takes note of the sequence number that a new event got. `before` is the highest that was
+    /// acknowledged when it was sent: a stream never gives a lower one, unless it lost its events.
+    /// A cluster makes such a stream anew by itself, with the time of creation of the old one.
+    async fn acknowledged(&self, sequence: u64, before: u64) {
+        // A server that names no number says nothing.
+        if sequence > before || sequence == 0 {
+            self.0.acknowledged.fetch_max(sequence, Ordering::Relaxed);
+            return;
+        }
+        let highest = &self.0.acknowledged;
+        let first =
+            highest.compare_exchange(before, sequence, Ordering::Relaxed, Ordering::Relaxed);
+        let met = *self.0.met.borrow();
+        self.look_again();
+        // A stream with another time of creation is reported there.
+        let _ = self.stream().await;
+        if first.is_ok() && *self.0.met.borrow() == met {
+            report_loss();
+        }
+    }
+
     /// As one batch, which the server takes as a whole or not at all.
     async fn publish_batch(&self, events: &[Event]) -> Result<(), BusError> {
         let client = self.context()?.client();
+        let before = self.0.acknowledged.load(Ordering::Relaxed);
         let batch = events
             .first()
             .map(|event| event.id.to_string())
@@ -280,19 +320,26 @@ impl NatsBus {
             if let Some(error) = answer.error {
                 return Err(BusError(error.description.into()));
             }
+            self.acknowledged(answer.seq, before).await;
         }
         Ok(())
     }
 
     async fn publish_each(&self, events: &[Event]) -> Result<(), BusError> {
         let js = self.context()?;
+        let before = self.0.acknowledged.load(Ordering::Relaxed);
         let mut acks = Vec::with_capacity(events.len());
         for event in events {
             let (subject, payload) = (event.event_type.clone(), Bytes::from(event.payload.clone()));
             let published = js.publish_with_headers(subject, envelope::headers(event), payload);
             acks.push(async { published.await?.await });
         }
-        try_join_all(acks).await?;
+        let acks = try_join_all(acks).await?;
+        // One that the stream has already keeps its number.
+        let new = acks.iter().filter(|ack| !ack.duplicate);
+        if let Some(last) = new.map(|ack| ack.sequence).max() {
+            self.acknowledged(last, before).await;
+        }
         Ok(())
     }
 
@@ -346,10 +393,20 @@ impl NatsBus {
     }
 }
 
+fn report_loss() {
+    tracing::error!(
+        stream = stream::NAME,
+        "the stream was lost and is made anew; fill it again with `couponmesh outbox republish` on every service's database"
+    );
+}
+
 /// What the server says to a batch.
 #[derive(Deserialize)]
 struct Answer {
     error: Option<Refusal>,
+    /// The last event's.
+    #[serde(default)]
+    seq: u64,
 }
 
 #[derive(Deserialize)]

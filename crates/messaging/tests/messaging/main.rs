@@ -11,6 +11,7 @@ mod embedded_bus;
 mod failures;
 mod lives;
 mod nats_bus;
+mod nats_cluster;
 mod redrive;
 mod relay;
 mod retention;

@@ -53,7 +53,7 @@ fn nats(home: &mut Home) -> &mut Nats {
     }
 }
 
-fn events(event_type: &str, count: usize) -> Vec<Event> {
+pub(crate) fn events(event_type: &str, count: usize) -> Vec<Event> {
     let (clock, random) = (Clock::system(), Random::from_os());
     let event = || {
         let id = random.uuid_v7(clock.now());
@@ -71,7 +71,10 @@ fn events(event_type: &str, count: usize) -> Vec<Event> {
 }
 
 /// Takes deliveries until there were `count` different events.
-async fn read(subscription: &mut Box<dyn Subscription>, count: usize) -> HashSet<EventId> {
+pub(crate) async fn read(
+    subscription: &mut Box<dyn Subscription>,
+    count: usize,
+) -> HashSet<EventId> {
     let mut ids = HashSet::new();
     while ids.len() < count {
         let deliveries = subscription.next(count - ids.len()).await.unwrap();
@@ -86,7 +89,7 @@ async fn read_and_ack(bus: &NatsBus, consumer: &'static str, count: usize) {
     subscription.ack().await.unwrap();
 }
 
-fn ids(events: &[Event]) -> HashSet<EventId> {
+pub(crate) fn ids(events: &[Event]) -> HashSet<EventId> {
     events.iter().map(|event| event.id).collect()
 }
 

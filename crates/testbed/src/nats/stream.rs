@@ -16,7 +16,7 @@ use futures::TryStreamExt as _;
 /// The contract's name.
 const NAME: &str = "COUPONMESH";
 
-/// A server's stream of all events. Each use makes a connection of its own.
+/// The stream of all events of a server or cluster. Each use makes a connection of its own.
 #[derive(Clone, Debug)]
 pub struct Events(pub(super) String);
 
@@ -124,6 +124,7 @@ impl Events {
 
     /// A connection.
     pub async fn client(&self) -> Client {
-        async_nats::connect(&self.0).await.unwrap()
+        let urls: Vec<&str> = self.0.split(',').collect();
+        async_nats::connect(urls).await.unwrap()
     }
 }

@@ -6,8 +6,8 @@ use async_nats::jetstream::{
     Context, ErrorCode,
     context::{CreateStreamError, GetStreamError, GetStreamErrorKind},
     stream::{
-        Config, DiscardPolicy, Info, RawMessageError, RawMessageErrorKind, RetentionPolicy,
-        StorageType, Stream,
+        Config, DiscardPolicy, Info, PersistenceMode, RawMessageError, RawMessageErrorKind,
+        RetentionPolicy, StorageType, Stream,
     },
 };
 use couponmesh_runtime::Timestamp;
@@ -59,7 +59,13 @@ pub(super) async fn find_or_make(js: &Context, config: &NatsConfig) -> Result<Fo
         Err(error) if !is_missing(&error) => return Err(error.into()),
         Err(_) => {}
     }
-    let stream = js.create_stream(wanted(config)).await?;
+    let made = js.create_stream(wanted(config)).await;
+    // E.g. more copies than there are servers: these keys are what an operator can change.
+    let (replicas, max_bytes) = (config.replicas, config.max_bytes);
+    let stream = made.map_err(|error| {
+        let tried = format!("bus.replicas = {replicas} and bus.max_bytes = {max_bytes}");
+        BusError(format!("the stream cannot be made with {tried}: {error}").into())
+    })?;
     Ok(Found { stream, made: true })
 }
 
@@ -75,8 +81,36 @@ pub(super) fn drift(info: &Info, config: &NatsConfig) -> Vec<String> {
         .zip(settings(&wanted(config)));
     compared
         .filter(|((_, is), (_, wanted))| is != wanted)
-        .map(|((setting, is), (_, wanted))| format!("{setting} is {is}, not {wanted}"))
+        .map(|((setting, is), (_, wanted))| {
+            let edit = match setting {
+                "max_bytes" => {
+                    format!("; `nats stream edit {NAME} --max-bytes {wanted}` changes it")
+                }
+                "replicas" => format!("; `nats stream edit {NAME} --replicas {wanted}` changes it"),
+                _ => String::new(),
+            };
+            format!("{setting} is {is}, not {wanted}{edit}")
+        })
         .collect()
+}
+
+/// What may lose acknowledged events, a line each. `cluster` is the name of the cluster that the
+/// server belongs to. A server does not tell its clients whether it syncs each event to disk
+/// (`sync_interval: always`); only its administrators can see that.
+pub(super) fn risks(info: &Info, cluster: Option<&str>) -> Vec<String> {
+    let mut risks = Vec::new();
+    if let (Some(cluster), 1) = (cluster, info.config.num_replicas) {
+        risks.push(format!(
+            "cluster {cluster} keeps one copy of the events, and loses them with one server: set bus.replicas to 3, \
+             and run `nats stream edit {NAME} --replicas 3`"
+        ));
+    }
+    if info.config.persist_mode == Some(PersistenceMode::Async) {
+        risks.push(format!(
+            "stream {NAME} has persist_mode async and acknowledges events before they are on disk: make it without"
+        ));
+    }
+    risks
 }
 
 /// What has to be as configured, each by its name.

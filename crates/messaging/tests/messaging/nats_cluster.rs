@@ -1,0 +1,188 @@
+//! Three NATS servers as one cluster: how many of them have an event, and what is said about it.
+//!
+//! Each test ends at once where there is no server to be had.
+
+use std::{
+    collections::HashSet,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_nats::jetstream::{self, stream::Info};
+use couponmesh_messaging::{
+    Bus as _,
+    bus::{NatsBus, NatsConfig},
+};
+use couponmesh_runtime::Clock;
+use couponmesh_testbed::{NatsCluster, on_servers};
+use tokio::time::timeout;
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::{
+    nats_bus::{events, ids},
+    support::{TICKED, TICKS, config, eventually},
+};
+
+const ONE_COPY: &str = "keeps one copy of the events, and loses them with one server";
+const EDIT: &str = "nats stream edit COUPONMESH --replicas 3";
+const LOST: &str = "the stream was lost and is made anew";
+
+/// What was logged at level warn and above.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    /// For everything that this thread does while the guard lives.
+    fn listen(&self) -> tracing::subscriber::DefaultGuard {
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_max_level(tracing::Level::WARN)
+            .with_writer(self.clone());
+        tracing::subscriber::set_default(subscriber.finish())
+    }
+
+    fn lines_with(&self, text: &str) -> usize {
+        let log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let log = String::from_utf8_lossy(&log);
+        log.lines().filter(|line| line.contains(text)).count()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Log {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}
+
+/// A replica's bus, and what it logs.
+async fn bus(cluster: &NatsCluster, replicas: usize) -> (NatsBus, Log) {
+    let config = NatsConfig {
+        url: cluster.url(),
+        credentials_file: Default::default(),
+        tls_ca_file: Default::default(),
+        max_bytes: 64 * 1_024 * 1_024,
+        replicas,
+        start_timeout: Duration::from_secs(60),
+    };
+    let log = Log::default();
+    let _listening = log.listen();
+    let bus = NatsBus::start(&config, &self::config(), "a test", &[], Clock::system());
+    bus.reached().await.unwrap();
+    (bus, log)
+}
+
+async fn info(cluster: &NatsCluster) -> Info {
+    cluster.events().stream().await.cached_info().clone()
+}
+
+async fn leader(cluster: &NatsCluster) -> String {
+    let cluster = info(cluster).await.cluster.unwrap();
+    cluster.leader.unwrap()
+}
+
+#[tokio::test]
+async fn one_copy_in_a_cluster_is_warned_of_and_three_outlive_a_server() {
+    if !on_servers() {
+        return;
+    }
+    let mut cluster = NatsCluster::start();
+    let (one, log) = bus(&cluster, 1).await;
+    assert_eq!(log.lines_with(ONE_COPY), 1, "made by this process");
+    assert_eq!(log.lines_with(EDIT), 1);
+    let mut sent = events(TICKED, 100);
+    one.publish(sent.clone()).await.unwrap();
+    one.close().await;
+
+    let (three, log) = bus(&cluster, 3).await;
+    assert_eq!(log.lines_with("replicas is 1, not 3"), 1);
+    assert_eq!(log.lines_with(ONE_COPY), 1, "found by this process");
+    assert_eq!(log.lines_with(EDIT), 2);
+    three.close().await;
+
+    // What the warnings tell to do.
+    let js = jetstream::new(cluster.events().client().await);
+    let mut more = info(&cluster).await.config;
+    more.num_replicas = 3;
+    js.update_stream(more).await.unwrap();
+    eventually("both new copies are complete", async || {
+        let peers = info(&cluster).await.cluster.unwrap().replicas;
+        peers.len() == 2 && peers.iter().all(|peer| peer.current)
+    })
+    .await;
+    let (three, log) = bus(&cluster, 3).await;
+    assert_eq!(log.lines_with("WARN"), 0, "{:?}", log.0.lock().unwrap());
+
+    let lost = leader(&cluster).await;
+    cluster.lose(&lost);
+    let late = events(TICKED, 40);
+    eventually("events are taken again", async || {
+        three.publish(late.clone()).await.is_ok()
+    })
+    .await;
+    sent.extend(late);
+    // A cluster without one of its servers may keep a consumer waiting for a leader.
+    let seen = Mutex::new(HashSet::new());
+    let pause = Duration::from_secs(1);
+    eventually("all events are read", async || {
+        if let Ok(mut subscription) = three.subscribe("a", TICKS).await {
+            let mut next = async || timeout(pause, subscription.next(sent.len())).await;
+            while let Ok(Ok(deliveries)) = next().await {
+                let ids = deliveries.iter().map(|event| event.id);
+                seen.lock().unwrap().extend(ids);
+            }
+        }
+        seen.lock().unwrap().len() == sent.len()
+    })
+    .await;
+    assert_eq!(seen.into_inner().unwrap(), ids(&sent));
+    three.close().await;
+}
+
+/// The cluster itself makes such a stream anew, empty and with the old one's time of creation.
+#[tokio::test]
+async fn the_loss_of_the_only_copy_is_told_by_whoever_published_to_it() {
+    if !on_servers() {
+        return;
+    }
+    let mut cluster = NatsCluster::start();
+    let (bus, _) = bus(&cluster, 1).await;
+    bus.publish(events(TICKED, 100)).await.unwrap();
+    bus.publish(events(TICKED, 5)).await.unwrap();
+    let before = info(&cluster).await;
+    let only = leader(&cluster).await;
+    cluster.lose(&only);
+    cluster.restart(&only);
+
+    let log = Log::default();
+    let _listening = log.listen();
+    let late = events(TICKED, 3);
+    eventually("events are taken again", async || {
+        bus.publish(late.clone()).await.is_ok()
+    })
+    .await;
+    let after = info(&cluster).await;
+    assert_eq!(after.created, before.created);
+    assert_eq!(after.state.last_sequence, 3, "the cluster kept its events");
+    assert_eq!(log.lines_with(LOST), 1);
+    // Once, and no more while all is well.
+    for count in [1, 40, 1] {
+        bus.publish(events(TICKED, count)).await.unwrap();
+    }
+    bus.publish(late).await.unwrap();
+    assert_eq!(log.lines_with(LOST), 1);
+    bus.close().await;
+}
