@@ -44,3 +44,14 @@ port:
 {{- define "istio.unseen" -}}
 connect-failure,refused-stream
 {{- end }}
+
+{{/* Which pods are ejected: .Values.breaker or .Values.ejection. */}}
+{{- define "istio.outliers" -}}
+# UNAVAILABLE, DEADLINE_EXCEEDED, timeouts, refused connections. The other count is off: it would eject for errors of our own,
+# such as INTERNAL, and is 5 when left out.
+consecutiveGatewayErrors: {{ .consecutiveFailures }}
+consecutive5xxErrors: 0
+interval: {{ .interval }}
+baseEjectionTime: {{ .baseEjectionTime }}
+maxEjectionPercent: {{ .maxEjectionPercent }}
+{{- end }}

@@ -34,6 +34,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a coupon may take to come, also for the last of a thousand.
 const SAGA: Duration = Duration::from_secs(120);
+/// Longer than any read takes whose pod is well.
+const SLOW: Duration = Duration::from_secs(2);
 /// Callers that act at the same moment.
 const AT_ONCE: usize = 64;
 
@@ -58,7 +60,7 @@ pub(crate) fn pages(cluster: &Cluster) -> MyPageServiceClient<Channel> {
 pub(crate) struct Callers {
     test: &'static str,
     writers: JoinSet<Vec<Acknowledged>>,
-    readers: JoinSet<usize>,
+    readers: JoinSet<Reads>,
     refused_pages: Arc<Mutex<Vec<String>>>,
     diary: Arc<Diary>,
     home: CancellationToken,
@@ -73,6 +75,15 @@ pub(crate) struct Promised {
     pub(crate) failed: Vec<String>,
     /// All calls.
     pub(crate) calls: usize,
+    /// Reads that took longer than two seconds.
+    pub(crate) slow_reads: usize,
+}
+
+/// What one reader saw.
+#[derive(Default)]
+struct Reads {
+    calls: usize,
+    slow: usize,
 }
 
 impl Promised {
@@ -143,17 +154,20 @@ impl Callers {
         while let Some(caller) = self.writers.join_next().await {
             acknowledged.extend(caller.unwrap());
         }
-        let mut read = 0;
+        let mut read = Reads::default();
         while let Some(reader) = self.readers.join_next().await {
-            read += reader.unwrap();
+            let Reads { calls, slow } = reader.unwrap();
+            read.calls += calls;
+            read.slow += slow;
         }
         let mut failed = self.diary.refusals();
         failed.extend(self.refused_pages.lock().unwrap().drain(..));
-        let calls = self.diary.registered() + self.diary.withdrawn() + read + failed.len();
+        let calls = self.diary.registered() + self.diary.withdrawn() + read.calls + failed.len();
         let figures = format!(
-            "{:.0} s, {calls} calls, {} failed, slowest write {:.1} s",
+            "{:.0} s, {calls} calls, {} failed, {} slow reads, slowest write {:.1} s",
             self.begin.elapsed().as_secs_f64(),
             failed.len(),
+            read.slow,
             self.diary.slowest().as_secs_f64(),
         );
         soak::say(self.test, &figures);
@@ -161,31 +175,34 @@ impl Callers {
             acknowledged,
             failed,
             calls,
+            slow_reads: read.slow,
         }
     }
 }
 
-/// Looks at a page again and again; returns how often.
+/// Looks at a page again and again.
 async fn read_page(
     cluster: Cluster,
     member_id: String,
     refused: Arc<Mutex<Vec<String>>>,
     home: CancellationToken,
-) -> usize {
+) -> Reads {
     let mut pages = pages(&cluster);
-    let mut calls = 0;
+    let mut reads = Reads::default();
     while !home.is_cancelled() {
         let request = GetMyPageRequest {
             member_id: member_id.clone(),
             min_version: 1,
         };
-        calls += 1;
-        if let Err(status) = pages.get_my_page(request).await {
-            refused.lock().unwrap().push(format!("GetMyPage: {status}"));
+        let begin = Instant::now();
+        match pages.get_my_page(request).await {
+            Ok(_) => reads.calls += 1,
+            Err(status) => refused.lock().unwrap().push(format!("GetMyPage: {status}")),
         }
+        reads.slow += usize::from(begin.elapsed() > SLOW);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    calls
+    reads
 }
 
 /// Registers that many members, and waits until each has its coupon.

@@ -10,10 +10,11 @@ use crate::{
     cluster::Cluster,
     failure::an_outage_opens_the_circuit,
     fault::Fault,
+    frozen::{UNPROBED, assert_read, read_past_a_frozen_pod},
     overload::{refused_of, the_sidecar_refuses_what_is_too_much},
     policies::only_member_may_cancel,
     rollout::{nothing_fails_in_a_rollout, roll},
-    settings::the_breaker_is_as_installed,
+    settings::{the_breaker_is_as_installed, the_gateway_is_as_installed},
     soak::say,
 };
 
@@ -154,6 +155,26 @@ async fn control_without_probes_and_pre_stop_a_rollout_fails_calls() {
     );
     assert_eq!(with.failed, [""; 0]);
     assert_red("rollout", rollout.as_deref(), "calls failed");
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make mesh-soak"]
+async fn control_without_ejection_a_frozen_pod_swallows_reads() {
+    let cluster = Cluster::here();
+    // Ten percent of two pods is none.
+    let no_ejection = "istio.ejection.maxEjectionPercent=10";
+    cluster.upgrade(&[UNPROBED, no_ejection]).await;
+    let settings = complaint(the_gateway_is_as_installed(&cluster)).await;
+    let slow = caught(read_past_a_frozen_pod(&cluster)).await;
+    let one_try = "istio.ingress.retries.readTimeout=12s";
+    cluster.upgrade(&[UNPROBED, no_ejection, one_try]).await;
+    let failed = caught(read_past_a_frozen_pod(&cluster)).await;
+    cluster.upgrade(&[]).await;
+    let slow = complaint(async { assert_read(&slow.unwrap()) }).await;
+    let failed = complaint(async { assert_read(&failed.unwrap()) }).await;
+    assert_red("settings", settings.as_deref(), "maxEjectionPercent in");
+    assert_red("frozen pod", slow.as_deref(), "were slow");
+    assert_red("frozen pod", failed.as_deref(), "calls failed");
 }
 
 #[tokio::test]

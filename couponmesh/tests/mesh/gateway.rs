@@ -1,17 +1,20 @@
 //! What comes in from outside.
 
-use std::{process::Command, time::Duration};
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use couponmesh_proto::{
     coupon::v1::CouponState,
     member::v1::MemberState,
-    mypage::v1::{MyPage, WatchMyPageRequest},
+    mypage::v1::{GetMyPageRequest, MyPage, WatchMyPageRequest},
 };
 use serde_json::Value;
 use tonic::Code;
 
 use crate::{
-    callers::{pages, register, withdraw},
+    callers::{Callers, pages, register, withdraw},
     cluster::{Cluster, PATIENCE, eventually},
 };
 
@@ -157,4 +160,41 @@ async fn a_watch_comes_back_over_a_rollout_and_sees_the_end() {
         assert!(page.coupon_cancelled, "{page:?}");
     }
     assert!(again > 0, "the rollout ended no stream: it tested nothing");
+}
+
+/// Asks for the page of nobody with a header of that many bytes.
+async fn page_with_header(cluster: &Cluster, size: usize) -> Code {
+    let mut request = tonic::Request::new(GetMyPageRequest {
+        member_id: "01a20843-c32b-7dd6-aefb-17a3e6e22d00".to_owned(),
+        min_version: 0,
+    });
+    let metadata = request.metadata_mut();
+    metadata.insert("x-large", "a".repeat(size).parse().unwrap());
+    pages(cluster)
+        .get_my_page(request)
+        .await
+        .unwrap_err()
+        .code()
+}
+
+/// The gateway refuses them: the services' connections are shared by all callers.
+#[tokio::test]
+#[ignore = "needs a cluster: make mesh-test"]
+async fn headers_that_are_too_large_cost_nobody_but_their_caller() {
+    let cluster = Cluster::here();
+    // As large as it may be, through every hop.
+    let largest = page_with_header(&cluster, 13_000).await;
+    assert_eq!(largest, Code::NotFound);
+    let ids = register(&cluster, 16).await;
+    let callers = Callers::begin("large headers", &cluster, 2, 0, ids);
+    let end = Instant::now() + Duration::from_secs(10);
+    for size in [17_000, 30_000, 48_000, 60_000].into_iter().cycle() {
+        if Instant::now() > end {
+            break;
+        }
+        let refused = page_with_header(&cluster, size).await;
+        assert_ne!(refused, Code::NotFound, "{size} bytes were let through");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    callers.go_home().await.assert_kept();
 }

@@ -9,10 +9,11 @@
 //! | kubectl, helm and istioctl, in the namespace under test | [`cluster`] |
 //! | what a sidecar counts and how it is configured | [`sidecar`] |
 //! | a coupon service that is slow, or answers UNAVAILABLE, or hangs | [`fault`] |
+//! | a pod that neither answers nor ends | [`freezer`] |
 //! | callers at the gateway | [`callers`] |
 //! | what must hold in the databases in the end | [`books`] |
 //! | a workload that has no business here | [`stranger`] |
-//! | the tests | [`gateway`], [`policies`], [`settings`], [`overload`], [`failure`], [`traces`], [`rollout`], [`scaling`] |
+//! | the tests | [`gateway`], [`policies`], [`settings`], [`overload`], [`failure`], [`frozen`], [`traces`], [`rollout`], [`scaling`] |
 //! | whether the tests can fail | [`controls`] |
 
 // Clippy sees tests only in test functions, not in their helpers.
@@ -29,6 +30,8 @@ mod cluster;
 mod controls;
 mod failure;
 mod fault;
+mod freezer;
+mod frozen;
 mod gateway;
 mod overload;
 mod policies;

@@ -8,7 +8,7 @@ use couponmesh_proto::member::v1::GetMemberRequest;
 
 use crate::{
     callers::members,
-    cluster::{Cluster, PATIENCE, eventually},
+    cluster::{Cluster, PATIENCE, SERVICES, eventually},
     sidecar::{PORT, SUBSET, Sidecar},
 };
 
@@ -42,18 +42,7 @@ pub(crate) async fn the_breaker_is_as_installed(cluster: &Cluster) {
         let limits = &guarded["circuitBreakers"]["thresholds"][0];
         assert_eq!(limits["maxRequests"], 32, "{limits}");
         assert_eq!(limits["maxPendingRequests"], 64, "{limits}");
-        let outliers = &guarded["outlierDetection"];
-        for (setting, value) in [
-            ("consecutiveGatewayFailure", json!(3)),
-            ("enforcingConsecutiveGatewayFailure", json!(100)),
-            ("interval", json!("5s")),
-            ("baseEjectionTime", json!("30s")),
-            ("maxEjectionPercent", json!(100)),
-        ] {
-            assert_eq!(outliers[setting], value, "{setting} in {outliers}");
-        }
-        // Off, not merely left out: the default of five would eject for errors of our own.
-        assert_eq!(outliers["enforcingConsecutive5xx"], 0, "{outliers}");
+        assert_ejects(guarded, "5s", 100);
         let clusters = sidecar.cluster_of("coupon", "").await;
         let mut clusters = clusters.iter();
         let others = clusters.find(|other| other["name"] == json!(unguarded));
@@ -64,6 +53,23 @@ pub(crate) async fn the_breaker_is_as_installed(cluster: &Cluster) {
             assert_eq!(limits[limit], u32::MAX, "{limit} in {limits}");
         }
         assert_eq!(limits["maxRetries"], 64, "{limits}");
+    }
+}
+
+/// A proxy's cluster ejects a pod for `base` after three failures in a row, and at most `percent`
+/// of the pods.
+fn assert_ejects(cluster: &Value, base: &str, percent: u32) {
+    let outliers = &cluster["outlierDetection"];
+    for (setting, value) in [
+        ("consecutiveGatewayFailure", json!(3)),
+        ("enforcingConsecutiveGatewayFailure", json!(100)),
+        ("interval", json!("5s")),
+        ("baseEjectionTime", json!(base)),
+        ("maxEjectionPercent", json!(percent)),
+        // Off, not merely left out: the default of five would eject for errors of our own.
+        ("enforcingConsecutive5xx", json!(0)),
+    ] {
+        assert_eq!(outliers[setting], value, "{setting} in {outliers}");
     }
 }
 
@@ -103,49 +109,87 @@ async fn the_access_log_knows_the_grpc_status_and_the_correlation_id() {
     assert_eq!(logged["response_flags"], "-", "{logged}");
 }
 
-#[tokio::test]
-#[ignore = "needs a cluster: make mesh-test"]
-async fn the_gateway_routes_what_is_public_and_never_sends_a_write_twice() {
-    let cluster = Cluster::here();
-    let here = ["--namespace", "istio-ingress"];
-    let printed = cluster
-        .kubectl(&[
-            here[0],
-            here[1],
-            "get",
-            "pods",
-            "--selector=istio=ingressgateway",
-            "--output=jsonpath={.items[*].metadata.name}",
-        ])
-        .await;
+/// Routes, ejections and limits, as `istio/values.yaml` says.
+pub(crate) async fn the_gateway_is_as_installed(cluster: &Cluster) {
+    let pods = [
+        "--namespace",
+        "istio-ingress",
+        "get",
+        "pods",
+        "--selector=istio=ingressgateway",
+        "--output=jsonpath={.items[*].metadata.name}",
+    ];
+    let printed = cluster.kubectl(&pods).await;
     assert!(!printed.trim().is_empty(), "no pod of the gateway");
     for gateway in printed.split_whitespace() {
         let address = format!("{gateway}.istio-ingress");
-        let routes = ["proxy-config", "route", &address, "--name", "http.80"];
-        let config = cluster.istioctl(&routes).await;
-        let hosts = config[0]["virtualHosts"].as_array().unwrap();
-        let routes = hosts
-            .iter()
-            .flat_map(|host| host["routes"].as_array().unwrap());
-        let routed: BTreeMap<_, _> = routes
-            .map(|route| {
-                let path = route["match"]["path"].as_str().unwrap();
-                let retried = route["route"]["retryPolicy"]["retryOn"].as_str().unwrap();
-                (path, (retried, route["route"]["timeout"].as_str().unwrap()))
-            })
-            .collect();
-        let unseen = "connect-failure,refused-stream";
-        let seen = "connect-failure,refused-stream,unavailable,reset";
-        // A watch lasts.
-        let (write, read, watch) = ((unseen, "12s"), (seen, "12s"), (unseen, "0s"));
-        let expected = BTreeMap::from([
-            ("/couponmesh.member.v1.MemberService/RegisterMember", write),
-            ("/couponmesh.member.v1.MemberService/WithdrawMember", write),
-            ("/couponmesh.member.v1.MemberService/GetMember", read),
-            ("/couponmesh.member.v1.MemberService/GetWithdrawal", read),
-            ("/couponmesh.mypage.v1.MyPageService/GetMyPage", read),
-            ("/couponmesh.mypage.v1.MyPageService/WatchMyPage", watch),
-        ]);
-        assert_eq!(routed, expected);
+        let look = async |what: &[&str]| {
+            let mut arguments = vec!["proxy-config", what[0], &address];
+            arguments.extend(&what[1..]);
+            cluster.istioctl(&arguments).await
+        };
+        assert_routes(&look(&["route", "--name", "http.80"]).await);
+        for service in ["member", "mypage"] {
+            let host = format!("{service}.{}.svc.cluster.local", cluster.namespace);
+            let clusters = look(&["cluster", "--fqdn", &host]).await;
+            let clusters = clusters.as_array().unwrap();
+            assert_eq!(clusters.len(), 1, "{clusters:?}");
+            assert_ejects(&clusters[0], "10s", 50);
+        }
+        let listeners = look(&["listener", "--port", "80"]).await.to_string();
+        assert!(
+            listeners.contains(r#""maxRequestHeadersKb":15"#),
+            "{listeners}"
+        );
+    }
+}
+
+fn assert_routes(config: &Value) {
+    let hosts = config[0]["virtualHosts"].as_array().unwrap();
+    let routes = hosts
+        .iter()
+        .flat_map(|host| host["routes"].as_array().unwrap());
+    let routed: BTreeMap<_, _> = routes
+        .map(|route| {
+            let path = route["match"]["path"].as_str().unwrap();
+            let (route, retries) = (&route["route"], &route["route"]["retryPolicy"]);
+            let retried = retries["retryOn"].as_str().unwrap();
+            let one_try = retries["perTryTimeout"].as_str().unwrap_or_default();
+            (path, (retried, one_try, route["timeout"].as_str().unwrap()))
+        })
+        .collect();
+    let unseen = "connect-failure,refused-stream";
+    let seen = "connect-failure,refused-stream,unavailable,reset";
+    // A watch lasts.
+    let (write, watch) = ((unseen, "", "12s"), (unseen, "", "0s"));
+    let read = (seen, "6s", "12s");
+    let expected = BTreeMap::from([
+        ("/couponmesh.member.v1.MemberService/RegisterMember", write),
+        ("/couponmesh.member.v1.MemberService/WithdrawMember", write),
+        ("/couponmesh.member.v1.MemberService/GetMember", read),
+        ("/couponmesh.member.v1.MemberService/GetWithdrawal", read),
+        ("/couponmesh.mypage.v1.MyPageService/GetMyPage", read),
+        ("/couponmesh.mypage.v1.MyPageService/WatchMyPage", watch),
+    ]);
+    assert_eq!(routed, expected);
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make mesh-test"]
+async fn the_gateway_routes_what_is_public_and_never_sends_a_write_twice() {
+    the_gateway_is_as_installed(&Cluster::here()).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make mesh-test"]
+async fn each_hop_lets_in_smaller_headers_than_the_next() {
+    let cluster = Cluster::here();
+    for service in SERVICES {
+        for pod in cluster.ready(service).await {
+            let runtime = Sidecar::of(&cluster, &pod).admin("GET", "runtime").await;
+            let runtime: Value = serde_json::from_str(&runtime).unwrap();
+            let limit = "envoy.reloadable_features.max_request_headers_size_kb";
+            assert_eq!(runtime["entries"][limit]["final_value"], "20", "{pod}");
+        }
     }
 }

@@ -63,6 +63,9 @@ sidecar.istio.io/nativeSidecar: "true"
 
 {{- define "couponmesh.sidecarConfig" -}}
 terminationDrainDuration: {{ add .Values.rollout.preStopSeconds .Values.rollout.drainSeconds 5 }}s
+runtimeValues:
+  # In its connection managers, where Istio has no field for it.
+  envoy.reloadable_features.max_request_headers_size_kb: {{ .Values.istio.mesh.maxRequestHeadersKb | quote }}
 {{- end }}
 
 {{/* A password that stays over upgrades: (list root "secret" "key"). It begins with a letter: NATS reads what begins with a
@@ -72,4 +75,32 @@ terminationDrainDuration: {{ add .Values.rollout.preStopSeconds .Values.rollout.
 {{- $secret := lookup "v1" "Secret" $root.Release.Namespace (index . 1) -}}
 {{- $old := dig "data" (index . 2) "" ($secret | default dict) -}}
 {{- if $old }}{{ b64dec $old }}{{ else }}p{{ randAlphaNum 31 }}{{ end -}}
+{{- end }}
+
+{{/* An address to listen on: (list root port). */}}
+{{- define "couponmesh.listen" -}}
+{{- $address := (index . 0).Values.grpc.listenAddress -}}
+{{ contains ":" $address | ternary (printf "[%s]" $address) $address }}:{{ index . 1 }}
+{{- end }}
+
+{{/* The variables of a service that the chart itself sets, as YAML: (list root "member"). */}}
+{{- define "couponmesh.env" -}}
+{{- $root := index . 0 -}}
+{{- $name := index . 1 -}}
+{{- $secret := include "couponmesh.secret" . -}}
+- { name: COUPONMESH_CONFIG, value: /etc/couponmesh/couponmesh.toml }
+- { name: COUPONMESH__TELEMETRY__LOG_FORMAT, value: json }
+- { name: COUPONMESH__GRPC__DRAIN_TIMEOUT, value: {{ $root.Values.rollout.drainSeconds }}s }
+{{- with $root.Values.telemetry.otlpEndpoint }}
+- { name: COUPONMESH__TELEMETRY__OTLP_ENDPOINT, value: {{ . | quote }} }
+{{- end }}
+{{- if eq $name "member" }}
+# The name, so that the mesh's rules for it apply.
+- { name: COUPONMESH__MEMBER__COUPON_ADDRESS, value: "http://coupon:50051" }
+{{- end }}
+- name: COUPONMESH__DATABASE__URL
+  valueFrom: { secretKeyRef: { name: {{ $secret }}, key: database-url } }
+- name: COUPONMESH__BUS__URL
+  valueFrom: { secretKeyRef: { name: {{ $secret }}, key: bus-url } }
+- { name: COUPONMESH__BUS__REPLICAS, value: {{ $root.Values.bus.replicas | quote }} }
 {{- end }}
