@@ -91,6 +91,9 @@ runtimeValues:
 - { name: COUPONMESH_CONFIG, value: /etc/couponmesh/couponmesh.toml }
 - { name: COUPONMESH__TELEMETRY__LOG_FORMAT, value: json }
 - { name: COUPONMESH__GRPC__DRAIN_TIMEOUT, value: {{ $root.Values.rollout.drainSeconds }}s }
+{{- with $root.Values.grpc.healthPort }}
+- { name: COUPONMESH__GRPC__HEALTH_LISTEN, value: {{ include "couponmesh.listen" (list $root .) | quote }} }
+{{- end }}
 {{- with $root.Values.telemetry.otlpEndpoint }}
 - { name: COUPONMESH__TELEMETRY__OTLP_ENDPOINT, value: {{ . | quote }} }
 {{- end }}
