@@ -30,21 +30,27 @@ const NO_IDS: [&str; 5] = [
 /// Checks that `answer` is FIELD_INVALID and names `field` everywhere.
 #[track_caller]
 fn names<T: Debug>(field: &str, answer: Result<Response<T>, Status>) {
-    let status = answer.expect_err(field);
+    names_all(&[field], answer);
+}
+
+/// Checks that `answer` is FIELD_INVALID and names `fields` everywhere, in this order.
+#[track_caller]
+fn names_all<T: Debug>(fields: &[&str], answer: Result<Response<T>, Status>) {
+    let status = answer.expect_err("nothing is wrong");
     let invalid = (Code::InvalidArgument, "FIELD_INVALID".to_owned());
     assert_eq!(
         refused::<()>(Err(status.clone())),
         invalid,
-        "{field}: {status:?}"
+        "{fields:?}: {status:?}"
     );
     let violations = status.get_details_bad_request().unwrap().field_violations;
     let named: Vec<&str> = violations.iter().map(|each| each.field.as_str()).collect();
-    assert_eq!(named, [field]);
-    assert!(
-        status.message().starts_with(&format!("{field}: ")),
-        "{status:?}"
-    );
-    assert!(!violations[0].description.is_empty());
+    assert_eq!(named, fields);
+    assert!(violations.iter().all(|each| !each.description.is_empty()));
+    let said = violations
+        .iter()
+        .map(|each| format!("{}: {}", each.field, each.description));
+    assert_eq!(status.message(), said.collect::<Vec<_>>().join("; "));
 }
 
 /// No id, or an empty one where there must be one.
@@ -238,6 +244,110 @@ async fn numbers_texts_and_states_out_of_range_are_refused_by_name() {
         min_version: -1,
     };
     names("min_version", mesh.pages().get_my_page(request).await);
+    mesh.finish().await;
+}
+
+#[tokio::test]
+async fn everything_wrong_with_a_request_is_said_at_once() {
+    let mesh = Mesh::start().await;
+    let wrong = || "x".to_owned();
+    let request = RegisterMemberRequest {
+        request_id: wrong(),
+        email: wrong(),
+        display_name: String::new(),
+    };
+    let answer = mesh.members().register_member(request).await;
+    names_all(&["request_id", "email", "display_name"], answer);
+    let request = WithdrawMemberRequest {
+        request_id: wrong(),
+        member_id: wrong(),
+    };
+    let answer = mesh.members().withdraw_member(request).await;
+    names_all(&["request_id", "member_id"], answer);
+    let request = ListMembersRequest {
+        page_size: -1,
+        page_token: wrong(),
+        state: 99,
+        email: wrong(),
+    };
+    let answer = mesh.members().list_members(request).await;
+    names_all(&["page_size", "page_token", "state", "email"], answer);
+    let request = CancelCouponRequest {
+        member_id: wrong(),
+        withdrawal_id: wrong(),
+        reason: "x".repeat(201),
+    };
+    let answer = mesh.coupons().cancel_coupon(request).await;
+    names_all(&["member_id", "withdrawal_id", "reason"], answer);
+    let request = ListCouponsRequest {
+        page_size: -1,
+        page_token: wrong(),
+        member_id: wrong(),
+    };
+    let answer = mesh.coupons().list_coupons(request).await;
+    names_all(&["page_size", "page_token", "member_id"], answer);
+    let request = ListNotificationsRequest {
+        page_size: -1,
+        page_token: wrong(),
+        member_id: wrong(),
+        state: 99,
+    };
+    let answer = mesh.notifications().list_notifications(request).await;
+    names_all(&["page_size", "page_token", "member_id", "state"], answer);
+    let request = GetMyPageRequest {
+        member_id: wrong(),
+        min_version: -1,
+    };
+    let answer = mesh.pages().get_my_page(request).await;
+    names_all(&["member_id", "min_version"], answer);
+    mesh.finish().await;
+}
+
+/// Texts that the bound on messages lets through, and no field does.
+#[tokio::test]
+async fn every_text_is_bounded() {
+    let mesh = Mesh::start().await;
+    // Two of them fit into one message.
+    let long = "a".repeat(30_000);
+    let request = RegisterMemberRequest {
+        request_id: long.clone(),
+        email: format!("ann@{long}.example"),
+        ..registration("ann@example.com")
+    };
+    let answer = mesh.members().register_member(request).await;
+    names_all(&["request_id", "email"], answer);
+    for email in [
+        format!("{long}@example.com"),
+        format!("\"{long}\"@example.com"),
+    ] {
+        let request = ListMembersRequest {
+            email,
+            ..Default::default()
+        };
+        names("email", mesh.members().list_members(request).await);
+    }
+    for display_name in [long.clone(), "\u{1112}\u{1161}".repeat(10_000)] {
+        let request = RegisterMemberRequest {
+            display_name,
+            ..registration("ann@example.com")
+        };
+        let answer = mesh.members().register_member(request).await;
+        names("display_name", answer);
+    }
+    let request = ListMembersRequest {
+        page_token: long.clone(),
+        ..Default::default()
+    };
+    let answer = mesh.members().list_members(request).await;
+    let not_ours = (Code::InvalidArgument, "PAGE_TOKEN_INVALID".to_owned());
+    assert_eq!(refused(answer), not_ours);
+    let request = CancelCouponRequest {
+        member_id: mesh.new_id().to_string(),
+        withdrawal_id: long.clone(),
+        reason: long,
+    };
+    let answer = mesh.coupons().cancel_coupon(request).await;
+    names_all(&["withdrawal_id", "reason"], answer);
     mesh.finish().await;
 }
 

@@ -5,6 +5,8 @@ use std::fmt;
 use sea_orm::DeriveValueType;
 use uuid::Uuid;
 
+use crate::field::Violation;
+
 /// Parses a UUID in its hyphenated form, any version; `None` for anything else.
 fn parse_uuid(text: &str) -> Option<Uuid> {
     // `Uuid::parse_str` also takes the braced, URN and simple forms, which the contract does not.
@@ -29,14 +31,23 @@ macro_rules! ids {
             /// Parses an id out of the request field `field`.
             ///
             /// # Errors
-            /// INVALID_ARGUMENT / FIELD_INVALID that names the field.
-            // The size is tonic's: every door of every service returns it.
-            #[allow(clippy::result_large_err)]
-            pub fn from_field(field: &str, text: &str) -> Result<Self, tonic::Status> {
+            /// What is wrong with the field.
+            pub fn from_field(field: &'static str, text: &str) -> Result<Self, Violation> {
                 Self::parse(text).ok_or_else(|| {
                     let why = if text.is_empty() { "must not be empty" } else { "must be a UUID such as 0198c1f0-5c3e-7d7a-a1b5-3f2d9c0e8b11" };
-                    crate::status::field_invalid(field, why)
+                    Violation::new(field, why)
                 })
+            }
+
+            /// Parses an id out of the request field `field`, which may be empty.
+            ///
+            /// # Errors
+            /// What is wrong with the field.
+            pub fn from_optional_field(field: &'static str, text: &str) -> Result<Option<Self>, Violation> {
+                if text.is_empty() {
+                    return Ok(None);
+                }
+                Self::from_field(field, text).map(Some)
             }
         }
 

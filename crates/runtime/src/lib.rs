@@ -7,6 +7,7 @@ pub mod context;
 pub mod database;
 pub mod descriptors;
 pub mod fault;
+pub mod field;
 pub mod group_commit;
 pub mod grpc;
 pub mod id;

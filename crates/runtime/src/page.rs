@@ -2,10 +2,12 @@
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest as _, Sha256};
-use tonic::Status;
 use uuid::Uuid;
 
-use crate::status::{self, Reason};
+use crate::{
+    field::{self, Violation, Violations},
+    status::Reason,
+};
 
 /// Rows on a page when the caller does not say.
 const DEFAULT_SIZE: u64 = 50;
@@ -13,6 +15,66 @@ const DEFAULT_SIZE: u64 = 50;
 const MAX_SIZE: u64 = 1_000;
 /// Bytes of the filter's digest in a token: enough against accidents; a token grants nothing.
 const DIGEST: usize = 8;
+/// Characters of a token: base64 of the digest and an id.
+const TOKEN: usize = (DIGEST + size_of::<Uuid>()) * 4 / 3;
+
+/// A token of any list.
+#[derive(Debug)]
+struct Token {
+    filter: [u8; DIGEST],
+    after: Uuid,
+}
+
+/// `page_size` and `page_token` of a request, before its filters are known to be right.
+#[derive(Debug)]
+pub struct Paging {
+    size: u64,
+    token: Option<Token>,
+}
+
+impl Paging {
+    /// Reads both fields.
+    ///
+    /// # Errors
+    /// FIELD_INVALID for a negative size, PAGE_TOKEN_INVALID for a token that no list made.
+    pub fn parse(page_size: i32, page_token: &str) -> Result<Self, Violations> {
+        let size = match u64::try_from(page_size) {
+            Ok(0) => Ok(DEFAULT_SIZE),
+            Ok(size) => Ok(size.min(MAX_SIZE)),
+            Err(_) => Err(Violation::new("page_size", "must not be negative")),
+        };
+        let token = match page_token {
+            "" => Ok(None),
+            text => Token::read(text).map(Some).ok_or(NOT_OURS),
+        };
+        let (size, token) = field::all((size, token))?;
+        Ok(Self { size, token })
+    }
+
+    /// The page of one list. `filter` names the list and its filters, in any form that differs when
+    /// they do.
+    ///
+    /// # Errors
+    /// PAGE_TOKEN_INVALID for a token that this list did not make.
+    pub fn of(self, filter: &str) -> Result<Page, Violation> {
+        let filter = digest(filter);
+        let after = match self.token {
+            Some(token) if token.filter != filter => return Err(NOT_OURS),
+            token => token.map(|token| token.after),
+        };
+        Ok(Page {
+            size: self.size,
+            after,
+            filter,
+        })
+    }
+}
+
+const NOT_OURS: Violation = Violation {
+    field: "page_token",
+    why: "is not a token of this list with these filters",
+    reason: Reason::PageTokenInvalid,
+};
 
 /// One page's bounds, and the filter that its tokens are bound to.
 #[derive(Debug)]
@@ -23,34 +85,6 @@ pub struct Page {
 }
 
 impl Page {
-    /// Reads `page_size` and `page_token` of a request. `filter` names the list and its filters,
-    /// in any form that differs when they do.
-    ///
-    /// # Errors
-    /// FIELD_INVALID for a negative size, PAGE_TOKEN_INVALID for a token that this list did not make.
-    // The size is tonic's: every door of every service returns it.
-    #[allow(clippy::result_large_err)]
-    pub fn parse(page_size: i32, page_token: &str, filter: &str) -> Result<Self, Status> {
-        let size = match u64::try_from(page_size) {
-            Ok(0) => DEFAULT_SIZE,
-            Ok(size) => size.min(MAX_SIZE),
-            Err(_) => return Err(status::field_invalid("page_size", "must not be negative")),
-        };
-        let filter = digest(filter);
-        let after = match page_token {
-            "" => None,
-            token => Some(read_token(token, filter).ok_or_else(|| {
-                let text = "page_token: is not a token of this list with these filters";
-                status::status(Reason::PageTokenInvalid, text)
-            })?),
-        };
-        Ok(Self {
-            size,
-            after,
-            filter,
-        })
-    }
-
     /// Rows come after (have a smaller id than) this one; from the start when none.
     #[must_use]
     pub fn after(&self) -> Option<Uuid> {
@@ -87,10 +121,17 @@ fn digest(filter: &str) -> [u8; DIGEST] {
     short
 }
 
-fn read_token(token: &str, filter: [u8; DIGEST]) -> Option<Uuid> {
-    let bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
-    let id = bytes.strip_prefix(&filter)?;
-    Uuid::from_slice(id).ok()
+impl Token {
+    fn read(text: &str) -> Option<Self> {
+        if text.len() != TOKEN {
+            return None;
+        }
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let (filter, after) = bytes.split_first_chunk()?;
+        let after = Uuid::from_slice(after).ok()?;
+        let filter = *filter;
+        Some(Self { filter, after })
+    }
 }
 
 #[cfg(test)]
@@ -99,25 +140,28 @@ mod tests {
 
     #[test]
     fn a_token_leads_on_in_its_own_list_only() {
-        let page = Page::parse(2, "", "members|ACTIVE").unwrap();
+        let page = Paging::parse(2, "").unwrap().of("members|ACTIVE").unwrap();
         let mut rows: Vec<Uuid> = (1..=3).map(Uuid::from_u128).collect();
         let token = page.finish(&mut rows, |id| *id);
         assert_eq!(rows.len(), 2);
-        let next = Page::parse(2, &token, "members|ACTIVE").unwrap();
+        let next = Paging::parse(2, &token).unwrap();
+        let next = next.of("members|ACTIVE").unwrap();
         assert_eq!(next.after(), Some(Uuid::from_u128(2)));
-        for (token, filter) in [
-            (token.as_str(), "members|"),
-            ("!", "members|ACTIVE"),
-            ("AAAA", "members|ACTIVE"),
-        ] {
-            assert!(Page::parse(2, token, filter).is_err());
+        let elsewhere = Paging::parse(2, &token).unwrap().of("members|");
+        assert_eq!(elsewhere.unwrap_err(), NOT_OURS);
+        let long = "A".repeat(TOKEN + 4);
+        for token in ["!", "AAAA", &"!".repeat(TOKEN), &long] {
+            assert_eq!(Paging::parse(2, token).unwrap_err(), NOT_OURS.into());
         }
     }
 
     #[test]
     fn sizes_default_are_capped_and_never_negative() {
-        assert_eq!(Page::parse(0, "", "").unwrap().limit(), 51);
-        assert_eq!(Page::parse(i32::MAX, "", "").unwrap().limit(), 1_001);
-        assert!(Page::parse(-1, "", "").is_err());
+        let limit = |size| Some(Paging::parse(size, "").ok()?.of("").ok()?.limit());
+        assert_eq!(limit(0), Some(51));
+        assert_eq!(limit(i32::MAX), Some(1_001));
+        assert_eq!(limit(-1), None);
+        let both = Paging::parse(-1, "!").unwrap_err().to_string();
+        assert!(both.contains("page_size: ") && both.contains("page_token: "));
     }
 }

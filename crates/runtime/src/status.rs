@@ -3,7 +3,9 @@
 use std::{collections::HashMap, time::Duration};
 
 use tonic::{Code, Status, metadata::MetadataValue};
-use tonic_types::{ErrorDetails, StatusExt as _};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
+
+use crate::field::Violation;
 
 /// The `domain` of every ErrorInfo of ours.
 pub const DOMAIN: &str = "couponmesh";
@@ -14,7 +16,7 @@ const PUSHBACK_HEADER: &str = "grpc-retry-pushback-ms";
 /// Why a request was refused; the contract's list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// A field does not hold what it must; see [`field_invalid`].
+    /// A field does not hold what it must; see [`crate::field`].
     FieldInvalid,
     /// The request id was used before, with other content.
     RequestIdReused,
@@ -86,12 +88,16 @@ pub fn status(reason: Reason, message: impl Into<String>) -> Status {
     with_details(reason, message, ErrorDetails::new())
 }
 
-/// FIELD_INVALID with the field violation; the message reads "field: description".
-#[must_use]
-pub fn field_invalid(field: &str, description: &str) -> Status {
-    let details = ErrorDetails::with_bad_request_violation(field, description);
-    let message = format!("{field}: {description}");
-    with_details(Reason::FieldInvalid, message, details)
+/// A status with a BadRequest that lists what is wrong with the request's fields.
+pub(crate) fn fields_invalid(
+    reason: Reason,
+    message: impl Into<String>,
+    violations: &[Violation],
+) -> Status {
+    let violations = violations.iter();
+    let listed = violations.map(|one| FieldViolation::new(one.field, one.why));
+    let details = ErrorDetails::with_bad_request(listed.collect::<Vec<_>>());
+    with_details(reason, message, details)
 }
 
 /// OVERLOADED with the time after which the caller may try again.
@@ -134,17 +140,6 @@ mod tests {
         assert_eq!(status.message(), "email: is taken");
         assert_eq!(reason_of(&status).as_deref(), Some("EMAIL_TAKEN"));
         assert_eq!(retry_delay_of(&status), None);
-    }
-
-    #[test]
-    fn an_invalid_field_is_named_in_the_message_and_the_details() {
-        let status = field_invalid("email", "must not be empty");
-        assert_eq!(status.code(), Code::InvalidArgument);
-        assert_eq!(status.message(), "email: must not be empty");
-        assert_eq!(reason_of(&status).as_deref(), Some("FIELD_INVALID"));
-        let details = status.get_details_bad_request().unwrap();
-        assert_eq!(details.field_violations[0].field, "email");
-        assert_eq!(details.field_violations[0].description, "must not be empty");
     }
 
     #[test]

@@ -11,14 +11,6 @@ use tonic::Status;
 /// Why a request was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A field of the request is wrong.
-    #[error("{field}: {why}")]
-    Field {
-        /// The field.
-        field: &'static str,
-        /// What is wrong with it.
-        why: &'static str,
-    },
     /// There is no such coupon.
     #[error("coupon_id: there is no such coupon")]
     CouponNotFound,
@@ -40,7 +32,6 @@ impl From<Error> for Status {
     fn from(error: Error) -> Self {
         let text = error.to_string();
         match error {
-            Error::Field { field, why } => status::field_invalid(field, why),
             Error::CouponNotFound => status::status(Reason::CouponNotFound, text),
             Error::Overloaded => status::overloaded(text, std::time::Duration::from_secs(1)),
             Error::Storage(error) => database::status_of(&error),

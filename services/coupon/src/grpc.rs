@@ -3,9 +3,10 @@
 use couponmesh_messaging::Store;
 use couponmesh_proto::coupon::v1::{self as proto, coupon_service_server::CouponService};
 use couponmesh_runtime::{
+    field::{self, Violation},
     grpc::context_of,
     id::{CouponId, MemberId, WithdrawalId},
-    page::Page,
+    page::Paging,
 };
 use tonic::{Request, Response, Status};
 
@@ -31,6 +32,14 @@ impl Door {
     }
 }
 
+/// A reason is for people and stored nowhere, so its length is all that is checked.
+fn check_reason(text: &str) -> Result<(), Violation> {
+    if text.chars().count() > MAX_REASON {
+        return Err(Violation::new("reason", "must be at most 200 characters"));
+    }
+    Ok(())
+}
+
 #[tonic::async_trait]
 impl CouponService for Door {
     async fn get_coupon(
@@ -52,15 +61,15 @@ impl CouponService for Door {
         request: Request<proto::ListCouponsRequest>,
     ) -> Result<Response<proto::ListCouponsResponse>, Status> {
         let request = request.into_inner();
-        let member_id = match request.member_id.as_str() {
-            "" => None,
-            text => Some(MemberId::from_field("member_id", text)?),
-        };
+        let (paging, member_id) = field::all((
+            Paging::parse(request.page_size, &request.page_token),
+            MemberId::from_optional_field("member_id", &request.member_id),
+        ))?;
         let filter = format!(
             "coupons|{}",
             member_id.map(|id| id.to_string()).unwrap_or_default()
         );
-        let page = Page::parse(request.page_size, &request.page_token, &filter)?;
+        let page = paging.of(&filter)?;
         let mut rows = coupons::list(self.store.read(), &page, member_id)
             .await
             .map_err(Error::from)?;
@@ -78,16 +87,14 @@ impl CouponService for Door {
     ) -> Result<Response<proto::CancelCouponResponse>, Status> {
         let context = context_of(&request)?;
         let request = request.into_inner();
-        if request.reason.chars().count() > MAX_REASON {
-            return Err(Error::Field {
-                field: "reason",
-                why: "must be at most 200 characters",
-            }
-            .into());
-        }
+        let (member_id, withdrawal_id, ()) = field::all((
+            MemberId::from_field("member_id", &request.member_id),
+            WithdrawalId::from_field("withdrawal_id", &request.withdrawal_id),
+            check_reason(&request.reason),
+        ))?;
         let cancelling = Cancelling {
-            member_id: MemberId::from_field("member_id", &request.member_id)?,
-            withdrawal_id: WithdrawalId::from_field("withdrawal_id", &request.withdrawal_id)?,
+            member_id,
+            withdrawal_id,
             context,
         };
         let coupon = self.canceller.cancel(cancelling).await?;

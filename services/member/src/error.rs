@@ -11,14 +11,6 @@ use tonic::Status;
 /// Why a request was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A field of the request is wrong.
-    #[error("{field}: {why}")]
-    Field {
-        /// The field.
-        field: &'static str,
-        /// What is wrong with it.
-        why: &'static str,
-    },
     /// The request id was used for another content.
     #[error("request_id: was used for a call with other content")]
     RequestIdReused,
@@ -49,7 +41,6 @@ impl From<Error> for Status {
     fn from(error: Error) -> Self {
         let text = error.to_string();
         match error {
-            Error::Field { field, why } => status::field_invalid(field, why),
             Error::RequestIdReused => status::status(Reason::RequestIdReused, text),
             Error::MemberNotFound => status::status(Reason::MemberNotFound, text),
             Error::WithdrawalNotFound => status::status(Reason::WithdrawalNotFound, text),

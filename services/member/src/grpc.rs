@@ -3,9 +3,10 @@
 use couponmesh_messaging::Store;
 use couponmesh_proto::member::v1::{self as proto, member_service_server::MemberService};
 use couponmesh_runtime::{
+    field::{self, Violation},
     grpc::{answer_by, context_of},
     id::{MemberId, RequestId, WithdrawalId},
-    page::Page,
+    page::Paging,
     running::Running,
 };
 use tokio::{sync::oneshot, time::Instant};
@@ -68,14 +69,13 @@ impl Door {
     }
 }
 
-/// The optional request id.
-#[allow(clippy::result_large_err)] // tonic's
-fn request_id(text: &str) -> Result<Option<RequestId>, Status> {
-    if text.is_empty() {
-        Ok(None)
-    } else {
-        RequestId::from_field("request_id", text).map(Some)
+/// The state that a list is filtered by, if any.
+fn state_filter(number: i32) -> Result<Option<State>, Violation> {
+    let state = State::from_request(number);
+    if number != 0 && state.is_none() {
+        return Err(Violation::new("state", "is not a state of members"));
     }
+    Ok(state)
 }
 
 #[tonic::async_trait]
@@ -86,10 +86,15 @@ impl MemberService for Door {
     ) -> Result<Response<proto::RegisterMemberResponse>, Status> {
         let context = context_of(&request)?;
         let request = request.into_inner();
+        let (request_id, email, display_name) = field::all((
+            RequestId::from_optional_field("request_id", &request.request_id),
+            Email::parse(&request.email),
+            DisplayName::parse(&request.display_name),
+        ))?;
         let registration = Registration {
-            request_id: request_id(&request.request_id)?,
-            email: Email::parse(&request.email)?,
-            display_name: DisplayName::parse(&request.display_name)?,
+            request_id,
+            email,
+            display_name,
             context,
         };
         let member = self.registrar.register(registration).await?;
@@ -117,25 +122,21 @@ impl MemberService for Door {
         request: Request<proto::ListMembersRequest>,
     ) -> Result<Response<proto::ListMembersResponse>, Status> {
         let request = request.into_inner();
-        let state = State::from_request(request.state);
-        if request.state != 0 && state.is_none() {
-            return Err(Error::Field {
-                field: "state",
-                why: "is not a state of members",
-            }
-            .into());
-        }
-        let email = if request.email.is_empty() {
-            None
-        } else {
-            Some(Email::parse(&request.email)?)
+        let email = match request.email.as_str() {
+            "" => Ok(None),
+            text => Email::parse(text).map(Some),
         };
+        let (paging, state, email) = field::all((
+            Paging::parse(request.page_size, &request.page_token),
+            state_filter(request.state),
+            email,
+        ))?;
         let filter = format!(
             "members|{}|{}",
             request.state,
             email.as_ref().map_or("", Email::expose)
         );
-        let page = Page::parse(request.page_size, &request.page_token, &filter)?;
+        let page = paging.of(&filter)?;
         let mut rows = members::list(self.store.read(), &page, state, email.as_ref())
             .await
             .map_err(Error::from)?;
@@ -153,9 +154,13 @@ impl MemberService for Door {
     ) -> Result<Response<proto::WithdrawMemberResponse>, Status> {
         let (context, answer_by) = (context_of(&request)?, answer_by(&request));
         let request = request.into_inner();
+        let (request_id, member_id) = field::all((
+            RequestId::from_optional_field("request_id", &request.request_id),
+            MemberId::from_field("member_id", &request.member_id),
+        ))?;
         let leaving = Leaving {
-            request_id: request_id(&request.request_id)?,
-            member_id: MemberId::from_field("member_id", &request.member_id)?,
+            request_id,
+            member_id,
             context,
         };
         let withdrawal = self.withdraw(leaving, answer_by).await?;

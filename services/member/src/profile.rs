@@ -4,9 +4,7 @@ use email_address::{EmailAddress, Options};
 use sha2::{Digest as _, Sha256};
 use unicode_normalization::UnicodeNormalization as _;
 
-use couponmesh_runtime::id::RequestId;
-
-use crate::error::Error;
+use couponmesh_runtime::{field::Violation, id::RequestId};
 
 /// Longest address, in bytes (RFC 5321, 4.5.3.1.3).
 const MAX_EMAIL: usize = 254;
@@ -21,12 +19,9 @@ impl Email {
     /// Checks and normalises an address.
     ///
     /// # Errors
-    /// [`Error::Field`] that says what is wrong with it.
-    pub fn parse(text: &str) -> Result<Self, Error> {
-        let wrong = |why| Error::Field {
-            field: "email",
-            why,
-        };
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, Violation> {
+        let wrong = |why| Violation::new("email", why);
         // Bounded before it is worked on: normalising costs by length.
         if text.len() > 4 * MAX_EMAIL {
             return Err(wrong("must be at most 254 bytes"));
@@ -71,12 +66,9 @@ impl DisplayName {
     /// Checks and trims a name.
     ///
     /// # Errors
-    /// [`Error::Field`] that says what is wrong with it.
-    pub fn parse(text: &str) -> Result<Self, Error> {
-        let wrong = |why| Error::Field {
-            field: "display_name",
-            why,
-        };
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, Violation> {
+        let wrong = |why| Violation::new("display_name", why);
         if text.len() > 8 * MAX_NAME {
             return Err(wrong("must be at most 100 characters"));
         }
@@ -155,7 +147,7 @@ mod tests {
             &long,
         ] {
             assert!(
-                matches!(Email::parse(bad), Err(Error::Field { field: "email", .. })),
+                matches!(Email::parse(bad), Err(wrong) if wrong.field == "email"),
                 "{bad:?}"
             );
         }
@@ -174,13 +166,7 @@ mod tests {
             &"x".repeat(10_000),
         ] {
             assert!(
-                matches!(
-                    DisplayName::parse(bad),
-                    Err(Error::Field {
-                        field: "display_name",
-                        ..
-                    })
-                ),
+                matches!(DisplayName::parse(bad), Err(wrong) if wrong.field == "display_name"),
                 "{bad:?}"
             );
         }

@@ -10,14 +10,6 @@ use tonic::Status;
 /// Why a request was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A field of the request is wrong.
-    #[error("{field}: {why}")]
-    Field {
-        /// The field.
-        field: &'static str,
-        /// What is wrong with it.
-        why: &'static str,
-    },
     /// There is no page of this member, or not yet.
     #[error("member_id: there is no page of this member yet")]
     PageNotFound,
@@ -33,7 +25,6 @@ impl From<Error> for Status {
     fn from(error: Error) -> Self {
         let text = error.to_string();
         match error {
-            Error::Field { field, why } => status::field_invalid(field, why),
             Error::PageNotFound => status::status(Reason::PageNotFound, text),
             Error::Draining => status::overloaded(text, std::time::Duration::ZERO),
             Error::Storage(error) => database::status_of(&error),

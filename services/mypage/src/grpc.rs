@@ -4,7 +4,11 @@ use std::{pin::Pin, time::Duration};
 
 use couponmesh_messaging::Store;
 use couponmesh_proto::mypage::v1::{self as proto, my_page_service_server::MyPageService};
-use couponmesh_runtime::{grpc::answer_by, id::MemberId};
+use couponmesh_runtime::{
+    field::{self, Violation},
+    grpc::answer_by,
+    id::MemberId,
+};
 use futures::{Stream, stream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -136,15 +140,15 @@ impl MyPageService for Door {
     ) -> Result<Response<proto::GetMyPageResponse>, Status> {
         let answer_by = answer_by(&request);
         let request = request.into_inner();
-        let member_id = MemberId::from_field("member_id", &request.member_id)?;
-        let page = match request.min_version {
-            ..0 => {
-                return Err(Error::Field {
-                    field: "min_version",
-                    why: "must not be negative",
-                }
-                .into());
-            }
+        let min_version = match request.min_version {
+            ..0 => Err(Violation::new("min_version", "must not be negative")),
+            version => Ok(version),
+        };
+        let (member_id, min_version) = field::all((
+            MemberId::from_field("member_id", &request.member_id),
+            min_version,
+        ))?;
+        let page = match min_version {
             0 => pages::find(self.store.read(), member_id)
                 .await
                 .map_err(Error::from)?

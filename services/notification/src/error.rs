@@ -10,14 +10,6 @@ use tonic::Status;
 /// Why a request was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A field of the request is wrong.
-    #[error("{field}: {why}")]
-    Field {
-        /// The field.
-        field: &'static str,
-        /// What is wrong with it.
-        why: &'static str,
-    },
     /// There is no such notification.
     #[error("notification_id: there is no such notification")]
     NotificationNotFound,
@@ -30,7 +22,6 @@ impl From<Error> for Status {
     fn from(error: Error) -> Self {
         let text = error.to_string();
         match error {
-            Error::Field { field, why } => status::field_invalid(field, why),
             Error::NotificationNotFound => status::status(Reason::NotificationNotFound, text),
             Error::Storage(error) => database::status_of(&error),
         }

@@ -5,8 +5,9 @@ use couponmesh_proto::notification::v1::{
     self as proto, notification_service_server::NotificationService,
 };
 use couponmesh_runtime::{
+    field::{self, Violation},
     id::{MemberId, NotificationId},
-    page::Page,
+    page::Paging,
 };
 use tonic::{Request, Response, Status};
 
@@ -25,6 +26,15 @@ impl Door {
     pub(crate) fn new(store: Store) -> Self {
         Self { store }
     }
+}
+
+/// The state that a list is filtered by, if any.
+fn state_filter(number: i32) -> Result<Option<State>, Violation> {
+    let state = State::from_request(number);
+    if number != 0 && state.is_none() {
+        return Err(Violation::new("state", "is not a state of notifications"));
+    }
+    Ok(state)
 }
 
 #[tonic::async_trait]
@@ -48,21 +58,14 @@ impl NotificationService for Door {
         request: Request<proto::ListNotificationsRequest>,
     ) -> Result<Response<proto::ListNotificationsResponse>, Status> {
         let request = request.into_inner();
-        let member_id = match request.member_id.as_str() {
-            "" => None,
-            text => Some(MemberId::from_field("member_id", text)?),
-        };
-        let state = State::from_request(request.state);
-        if request.state != 0 && state.is_none() {
-            return Err(Error::Field {
-                field: "state",
-                why: "is not a state of notifications",
-            }
-            .into());
-        }
+        let (paging, member_id, state) = field::all((
+            Paging::parse(request.page_size, &request.page_token),
+            MemberId::from_optional_field("member_id", &request.member_id),
+            state_filter(request.state),
+        ))?;
         let member = member_id.map(|id| id.to_string()).unwrap_or_default();
         let filter = format!("notifications|{member}|{}", request.state);
-        let page = Page::parse(request.page_size, &request.page_token, &filter)?;
+        let page = paging.of(&filter)?;
         let mut rows = notifications::list(self.store.read(), &page, member_id, state)
             .await
             .map_err(Error::from)?;
