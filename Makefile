@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run load up down image image-test test test-full soak up-test mesh-test mesh-soak tour lint charts bench bench-full fmt deps tools clean
+.PHONY: help run load up down image image-test test test-full soak up-test mesh-test mesh-soak tour examples lint charts bench bench-full fmt deps tools clean
 
 CARGO ?= cargo
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
@@ -96,6 +96,12 @@ soak: deps tools ## let PostgreSQL, NATS, networks and replicas fail under load 
 tour: tools ## run the README's grpcurl tour and compare what it prints
 	$(BUILD_UNLESS_GIVEN)
 	PATH="$(TOOLS)/bin:$$PATH" scripts/tour "$(COUPONMESH)"
+
+# LANGUAGES are directories of examples/; all by default.
+examples: tools ## build the clients of examples/ and run each against a real server
+	@scripts/deps python3-venv
+	$(BUILD_UNLESS_GIVEN)
+	PATH="$(TOOLS)/bin:$$PATH" CARGO_TARGET_DIR="$(abspath $(TARGET))" scripts/examples "$(COUPONMESH)" $(LANGUAGES)
 
 lint: tools ## check format, clippy, documentation and the contract
 	$(CARGO) fmt --all --check

@@ -247,6 +247,23 @@ fn every_key_that_the_operators_are_told_to_set_exists() {
     assert!(keys.len() > 5, "only {} keys found", keys.len());
 }
 
+#[test]
+fn every_reason_of_an_error_is_explained_to_clients_and_no_other() {
+    let code = fs::read_to_string(root().join("crates/runtime/src/status.rs")).unwrap();
+    let named = code.lines().filter_map(|line| {
+        let (_, name) = line.trim().strip_prefix("Self::")?.split_once(" => \"")?;
+        name.strip_suffix("\",")
+    });
+    let mut named: Vec<&str> = named.collect();
+    let text = fs::read_to_string(root().join("docs/clients.md")).unwrap();
+    let cells = column(&text, "Reason").into_iter().map(|(_, cell)| cell);
+    let mut explained: Vec<&str> = cells.map(|cell| cell.trim_matches('`')).collect();
+    named.sort_unstable();
+    explained.sort_unstable();
+    assert_eq!(explained, named);
+    assert!(named.len() > 10, "only {} reasons found", named.len());
+}
+
 /// The lines of fenced blocks, with those that end in a backslash joined.
 fn fenced_lines(text: &str) -> Vec<String> {
     let mut fenced = false;
