@@ -74,6 +74,9 @@ async fn addresses_and_names_that_are_none_are_refused_by_name() {
         "a@b@c",
     ];
     let odd = [
+        "ann@localhost",
+        "ann@127.0.0.1",
+        "a\u{200b}nn@example.com",
         "ann@ex\u{7}ample.com",
         "a\0@example.com",
         "Ann <ann@example.com>",
@@ -101,6 +104,11 @@ async fn addresses_and_names_that_are_none_are_refused_by_name() {
         " \t ",
         "a\nb",
         "a\u{9f}b",
+        "\u{200b}",
+        "\u{202e}nnA",
+        "\u{2800}",
+        "Ann \u{fffd}",
+        "Ann \u{e000}",
         &"x".repeat(101),
         &"x".repeat(20_000),
     ] {

@@ -33,6 +33,26 @@ async fn of_many_who_want_one_address_at_once_one_gets_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_address_in_many_forms_is_one_members() {
+    let mesh = Mesh::start().await;
+    let first = mesh.register("Ann@BÜCHER.example").await;
+    assert_eq!(first.email, NEW_FORM);
+    for form in [
+        OLD_FORM,
+        NEW_FORM,
+        "\"ann\"@bu\u{308}cher.example",
+        "ａｎｎ@ｂücher。example",
+    ] {
+        let answer = mesh.try_register(registration(form)).await;
+        let taken = (Code::AlreadyExists, "EMAIL_TAKEN".to_owned());
+        assert_eq!(refused(answer), taken, "{form}");
+        let found = mesh.members_with(form).await;
+        assert_eq!(found[0].member_id, first.member_id);
+    }
+    mesh.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn repeats_of_one_request_all_get_the_same_member() {
     let mesh = Mesh::start().await;
     let request = RegisterMemberRequest {
@@ -121,5 +141,46 @@ async fn who_left_joins_again_as_somebody_new() {
     let codes = [&before, &after].map(|member| mesh.coupons_of(&member.member_id));
     let codes = join_all(codes).await;
     assert_ne!(codes[0][0].code, codes[1][0].code);
+    mesh.finish().await;
+}
+
+/// As the release before the domains' ASCII form stored it.
+const OLD_FORM: &str = "ann@bücher.example";
+const NEW_FORM: &str = "ann@xn--bcher-kva.example";
+/// Another one's, which is the same address now.
+const OLD_TWIN: &str = "\"ann\"@xn--bcher-kva.example";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_of_an_older_release_stays_one_members() {
+    let mesh = Mesh::start().await;
+    let ann = mesh.register("ann@example.com").await;
+    let twin = mesh.register("twin@example.com").await;
+    let local = mesh.register("local@example.com").await;
+    let shut = mesh.shut().await;
+    let file = shut.file("member").await;
+    for (email, stored) in [
+        ("ann@example.com", OLD_FORM),
+        ("twin@example.com", OLD_TWIN),
+        ("local@example.com", "ann@bücher"),
+    ] {
+        let sql = format!("UPDATE members SET email = '{stored}' WHERE email = '{email}'");
+        file.execute(&sql).await;
+    }
+    file.execute("DELETE FROM seaql_migrations WHERE version = 'm0005_normalise_addresses'")
+        .await;
+    let mesh = shut.open().await;
+
+    assert_eq!(mesh.member(&ann.member_id).await.email, NEW_FORM);
+    // The first of two who have one address now, and who has none, keep what they have.
+    let kept = mesh.member(&twin.member_id).await.email;
+    assert_eq!(kept, OLD_TWIN);
+    assert_eq!(mesh.member(&local.member_id).await.email, "ann@bücher");
+    for taken in [OLD_FORM, NEW_FORM, "Ann@BÜCHER.example"] {
+        let answer = mesh.try_register(registration(taken)).await;
+        assert_eq!(
+            refused(answer),
+            (Code::AlreadyExists, "EMAIL_TAKEN".to_owned())
+        );
+    }
     mesh.finish().await;
 }

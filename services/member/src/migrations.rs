@@ -1,5 +1,7 @@
 //! The tables of this service.
 
+mod addresses;
+
 use sea_orm_migration::prelude::*;
 
 use crate::{gate, members, requests, withdrawals};
@@ -12,6 +14,7 @@ impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
         let mut migrations = couponmesh_messaging::migrations::migrations();
         migrations.push(Box::new(CreateMember));
+        migrations.push(Box::new(addresses::NormaliseAddresses));
         migrations
     }
 }
