@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run load up down image image-test test test-full soak up-test mesh-test mesh-soak tour examples lint charts bench bench-full fmt deps tools clean
+.PHONY: help run load up down image image-test test test-full ha-test soak up-test mesh-test mesh-soak tour lint charts bench bench-full fmt deps tools clean
 
 CARGO ?= cargo
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
@@ -63,6 +63,10 @@ test-full: deps tools ## run every test on PostgreSQL and NATS
 	  PATH="$(TOOLS)/bin:$$PATH" scripts/with-postgres env COUPONMESH_TEST_STACK=servers COUPONMESH_TEST_PREVIOUS="$$previous" \
 	  $(CARGO) test --locked --workspace
 
+ha-test: deps tools ## let PostgreSQL's primary move, crash and lose its standby under load
+	PATH="$(TOOLS)/bin:$$PATH" scripts/with-postgres env COUPONMESH_TEST_STACK=servers \
+	  $(CARGO) test --locked --workspace --test faults -- moved:: --test-threads 1 --nocapture
+
 up-test: deps ## test make up and make down, in a directory of their own
 	@scripts/tools "$(TOOLS)" grpcurl
 	$(BUILD_UNLESS_GIVEN)
@@ -122,8 +126,8 @@ bench-full: deps tools ## measure the production stack side by side with pgbench
 fmt: ## format the code
 	$(CARGO) fmt --all
 
-deps: ## install what tests and make up need beside Rust: strace, PostgreSQL, NATS
-	@scripts/deps strace postgresql python3-venv
+deps: ## install what tests and make up need beside Rust: strace, PostgreSQL, PgBouncer, NATS
+	@scripts/deps strace postgresql pgbouncer python3-venv
 	@scripts/tools "$(TOOLS)" nats-server
 
 tools: ## install the checks' tools: buf and grpcurl

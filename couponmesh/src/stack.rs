@@ -13,7 +13,7 @@ use couponmesh_messaging::{
 };
 use couponmesh_runtime::{
     Clock, Random,
-    database::{Database, DatabaseConfig},
+    database::{Database, DatabaseConfig, OpenError},
     fault::Faults,
 };
 use sea_orm::DbErr;
@@ -80,6 +80,9 @@ pub enum StackError {
         /// What the last attempt said.
         source: DbErr,
     },
+    /// The server is there, and its database cannot be used.
+    #[error("database.url: {0}")]
+    Unfit(OpenError),
 }
 
 /// Databases and bus of one process.
@@ -246,13 +249,14 @@ impl Stack {
 /// Connects to a server that may still be starting, or that was given wrong, which cannot be told apart.
 ///
 /// # Errors
-/// When it stays away, or does not let us in, for as long as configured.
+/// When it stays away, or does not let us in, for as long as configured; at once when it cannot be used.
 pub async fn connect(config: &DatabaseConfig, service: &str) -> Result<Database, StackError> {
     let end = Instant::now() + config.start_timeout;
     loop {
         let source = match Database::open_postgres(config, service).await {
             Ok(database) => return Ok(database),
-            Err(source) => source,
+            Err(OpenError::Unreachable(source)) => source,
+            Err(unfit) => return Err(StackError::Unfit(unfit)),
         };
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {

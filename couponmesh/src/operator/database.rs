@@ -71,7 +71,7 @@ async fn open_server(config: &Config, service: ServiceName) -> Result<Database, 
     let application = format!("couponmesh operator {}", service.name());
     let database = Database::open_postgres(&config.database, &application)
         .await
-        .map_err(|error| format!("database.url: no connection: {error}"))?;
+        .map_err(|error| format!("database.url: {error}"))?;
     check("database.url", service, database).await
 }
 

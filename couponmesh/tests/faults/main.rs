@@ -26,6 +26,7 @@ mod coupon_way;
 mod database;
 mod load;
 mod locks;
+mod moved;
 mod networks;
 mod outage;
 mod production;

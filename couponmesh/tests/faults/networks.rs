@@ -17,8 +17,8 @@ const REQUEST_TIMEOUT: &str = "4s";
 /// No call may take longer than the request timeout and a margin for a busy machine.
 const LONGEST_CALL: Duration = Duration::from_secs(4 + 3);
 
-/// A statement is given up after 12 seconds, and its connection 5 seconds later; then there is a margin.
-const FORGOTTEN: Duration = Duration::from_secs(12 + 5 + 13);
+/// A statement is given up after 12 seconds, and its connection 2 seconds later; then there is a margin.
+const FORGOTTEN: Duration = Duration::from_secs(12 + 2 + 16);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_call_ends_in_time_while_a_network_hangs_and_all_goes_on_after() {

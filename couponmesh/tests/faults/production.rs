@@ -8,7 +8,7 @@ use std::{
 };
 
 use couponmesh::node::ServiceName;
-use couponmesh_testbed::{Databases, Nats, PostgresServer};
+use couponmesh_testbed::{Databases, Nats, PgBouncer, PostgresServer};
 use futures::future::join_all;
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -38,6 +38,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) struct Plan {
     replicas: usize,
     own_postgres: bool,
+    standby: bool,
+    pooler: Option<&'static str>,
     ways: bool,
     counts_cancels: bool,
     settings: Vec<(&'static str, &'static str)>,
@@ -56,6 +58,18 @@ impl Plan {
     pub(crate) fn own_postgres(mut self) -> Self {
         self.own_postgres = true;
         self
+    }
+
+    /// With a PgBouncer before every database, that pools by `mode`.
+    pub(crate) fn pooler(mut self, mode: &'static str) -> Self {
+        self.pooler = Some(mode);
+        self
+    }
+
+    /// With a PostgreSQL server that answers no commit before a standby has it, and with ways.
+    pub(crate) fn standby(mut self) -> Self {
+        self.standby = true;
+        self.ways()
     }
 
     /// With a [`Way`] before the bus and before each database.
@@ -94,7 +108,9 @@ pub(crate) struct Production {
     database_ways: BTreeMap<ServiceName, Way>,
     pub(crate) nats: Nats,
     databases: Databases,
+    pooler: Option<PgBouncer>,
     pub(crate) postgres: Option<PostgresServer>,
+    pub(crate) standby: Option<PostgresServer>,
     logs: TempDir,
 }
 
@@ -112,7 +128,12 @@ impl Production {
 
     /// Servers and ways, and no replica yet.
     pub(crate) async fn idle(plan: Plan) -> Self {
-        let postgres = plan.own_postgres.then(PostgresServer::start);
+        let (postgres, standby) = if plan.standby {
+            let (primary, standby) = PostgresServer::start_with_standby();
+            (Some(primary), Some(standby))
+        } else {
+            (plan.own_postgres.then(PostgresServer::start), None)
+        };
         let databases = match &postgres {
             Some(server) => Databases::create_on(&server.url(), &SERVICES).await,
             None => Databases::create(&SERVICES).await,
@@ -138,7 +159,6 @@ impl Production {
             }
         }
         Self {
-            plan,
             replicas: BTreeMap::new(),
             members: watch::Sender::default(),
             coupon_way,
@@ -146,8 +166,13 @@ impl Production {
             bus_way,
             database_ways,
             nats,
+            pooler: plan
+                .pooler
+                .map(|mode| PgBouncer::start(&databases.url("member"), mode)),
+            plan,
             databases,
             postgres,
+            standby,
             logs: tempfile::tempdir().unwrap(),
         }
     }
@@ -218,6 +243,30 @@ impl Production {
         &self.database_ways[&service]
     }
 
+    /// Lets the standby take writes, and the other server be the standby, which it is not by itself. New connections
+    /// lead to either as before.
+    pub(crate) fn promote(&mut self) {
+        std::mem::swap(&mut self.postgres, &mut self.standby);
+        let primary = self.postgres.as_ref().unwrap();
+        primary.promote();
+        self.databases.are_on(&primary.url());
+    }
+
+    /// Lets new connections to every database lead to the primary.
+    pub(crate) fn address_follows(&self) {
+        let primary = host(&self.postgres.as_ref().unwrap().url());
+        for way in self.database_ways.values() {
+            way.lead_to(vec![primary]);
+        }
+    }
+
+    /// Lines that all replicas logged.
+    pub(crate) fn lines(&self) -> usize {
+        let logs = self.log_files().into_values();
+        logs.map(|path| std::fs::read_to_string(path).unwrap().lines().count())
+            .sum()
+    }
+
     /// What was seen of the CancelCoupon calls.
     pub(crate) fn cancels(&self) -> &CouponWay {
         self.cancels.as_ref().unwrap()
@@ -262,6 +311,9 @@ impl Production {
     pub(crate) fn call(&self, service: ServiceName, number: usize) -> Call {
         let name = service.name();
         let mut database = self.databases.url(name);
+        if let Some(pooler) = &self.pooler {
+            database = pooler.url(&database);
+        }
         let mut bus = self.nats.url();
         if let Some(way) = &self.bus_way {
             bus = through(&bus, way);

@@ -6,6 +6,9 @@ use std::{
 };
 
 use couponmesh::node::ServiceName;
+use couponmesh_proto::member::v1::{
+    ListMembersRequest, member_service_client::MemberServiceClient,
+};
 use sea_orm::ConnectionTrait as _;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -22,8 +25,15 @@ use crate::{
 /// Longer than anything that is away stays unnoticed.
 const LONG_ENOUGH: Duration = Duration::from_secs(6);
 
+/// Lists members of `address`, as callers do.
+pub(crate) async fn reads(address: SocketAddr) {
+    let mut members = MemberServiceClient::new(channel(address));
+    let asked = members.list_members(ListMembersRequest::default());
+    asked.await.unwrap();
+}
+
 /// What a probe asks of member: the whole, the service, whether the process lives.
-async fn probe(address: SocketAddr) -> [ServingStatus; 3] {
+pub(crate) async fn probe(address: SocketAddr) -> [ServingStatus; 3] {
     let mut health = HealthClient::new(channel(address));
     let mut told = [ServingStatus::Unknown; 3];
     let names = ["", ServiceName::Member.grpc_name(), "liveness"];
@@ -36,8 +46,8 @@ async fn probe(address: SocketAddr) -> [ServingStatus; 3] {
     told
 }
 
-const READY: [ServingStatus; 3] = [ServingStatus::Serving; 3];
-const UNREADY: [ServingStatus; 3] = [
+pub(crate) const READY: [ServingStatus; 3] = [ServingStatus::Serving; 3];
+pub(crate) const UNREADY: [ServingStatus; 3] = [
     ServingStatus::NotServing,
     ServingStatus::NotServing,
     // A restart would not bring the database back.
@@ -97,7 +107,10 @@ async fn databases_that_take_no_writes_make_services_unready_and_park_nothing() 
     if !couponmesh_testbed::on_servers() {
         return;
     }
-    let production = Production::start(Plan::replicas(1).own_postgres().ways()).await;
+    let plan = Plan::replicas(1).own_postgres().ways();
+    // No connection is to be had meanwhile.
+    let plan = plan.set("DATABASE__ACQUIRE_TIMEOUT", "1s");
+    let production = Production::start(plan).await;
     let server = production.postgres.as_ref().unwrap().url();
     let [address] = production.addresses(ServiceName::Member)[..] else {
         panic!("one replica");

@@ -237,13 +237,15 @@ async fn hear(inner: &Inner, store: &Store) {
     loop {
         if let Err(error) = listen(inner, &mut backoff).await {
             tracing::debug!(%error, "signals of the other replicas are not heard now");
-            tokio::time::sleep(backoff.next_pause()).await;
         }
+        tokio::time::sleep(backoff.next_pause()).await;
     }
 }
 
-/// Ends when the connection is lost or has been silent for long.
+/// Ends when the connection is lost or has been silent for long, and when the pool's connections are lost: the primary
+/// may have moved.
 async fn listen(inner: &Inner, backoff: &mut Backoff) -> Result<(), sqlx::Error> {
+    let mut losses = inner.database.losses();
     let connect = async {
         // A connection beside the pool: a listener that is given up says so on its connection before it lets
         // go, and on one that the network forgot it waits for an answer for good. Each time the services'
@@ -251,6 +253,9 @@ async fn listen(inner: &Inner, backoff: &mut Backoff) -> Result<(), sqlx::Error>
         let options = inner.pool.connect_options().as_ref().clone();
         let own = PgPoolOptions::new().max_connections(1);
         let mut listener = PgListener::connect_with(&own.connect_with(options).await?).await?;
+        // This function does, and tells those who listen that something may have been missed.
+        listener.eager_reconnect(false);
+        // A standby refuses.
         listener.listen(CHANNEL).await?;
         Ok(listener)
     };
@@ -259,8 +264,15 @@ async fn listen(inner: &Inner, backoff: &mut Backoff) -> Result<(), sqlx::Error>
     backoff.reset();
     // Whatever was said before.
     let _ = inner.heard.send((None, Heard::Missed));
-    while let Ok(heard) = tokio::time::timeout(SILENCE, listener.try_recv()).await {
-        let Some(notification) = heard? else { break };
+    loop {
+        let heard = tokio::select! {
+            heard = tokio::time::timeout(SILENCE, listener.try_recv()) => heard,
+            () = losses.next() => return Ok(()),
+        };
+        let Ok(heard) = heard else { return Ok(()) };
+        let Some(notification) = heard? else {
+            return Ok(());
+        };
         if let Some(signal) = read(notification.payload(), inner.replica) {
             let known = inner.others().replace(Instant::now());
             if known.is_none_or(|heard| heard.elapsed() > BELIEVED) {
@@ -270,7 +282,6 @@ async fn listen(inner: &Inner, backoff: &mut Backoff) -> Result<(), sqlx::Error>
             let _ = inner.heard.send(signal);
         }
     }
-    Ok(())
 }
 
 /// What a notification says; none when this replica said it itself, or a newer release says it.

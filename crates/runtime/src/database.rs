@@ -5,7 +5,10 @@ mod config;
 pub mod health;
 mod outage;
 mod postgres;
+mod seldom;
+mod session;
 mod sqlite;
+mod trust;
 
 use std::{path::Path, time::Duration};
 
@@ -17,9 +20,11 @@ use tokio::time::Instant;
 
 use self::bounded::Bound;
 pub use self::{
-    bounded::{Reader, Transaction},
+    bounded::{Reader, Transaction, answered_by},
     config::DatabaseConfig,
-    outage::{code_of, is_contention, is_transient, is_unique_violation, status_of},
+    outage::{code_of, is_contention, is_stale_plan, is_transient, is_unique_violation, status_of},
+    postgres::OpenError,
+    trust::Losses,
 };
 
 /// A service's database.
@@ -66,10 +71,14 @@ impl Database {
     /// Connects to a PostgreSQL database. `config.url` has to be set and valid.
     ///
     /// # Errors
-    /// When it cannot be reached or does not let us in.
-    pub async fn open_postgres(config: &DatabaseConfig, application: &str) -> Result<Self, DbErr> {
+    /// When it cannot be reached or does not let us in, and when it is none for us; see [`OpenError`].
+    pub async fn open_postgres(
+        config: &DatabaseConfig,
+        application: &str,
+    ) -> Result<Self, OpenError> {
         // The server ends a statement that takes too long; when nothing comes even of that, the network is gone.
-        let bound = Bound::new(config.statement_timeout + postgres::PATIENCE);
+        let longest = config.statement_timeout + session::PATIENCE;
+        let bound = Bound::new(longest, config.commit_timeout);
         let write = postgres::open(config, application, bound.clone()).await?;
         let bound = Some(bound);
         let read = Reader::new(write.clone(), bound.clone());
@@ -89,6 +98,7 @@ impl Database {
     /// # Errors
     /// When no connection is to be had.
     pub async fn begin(&self) -> Result<Transaction, DbErr> {
+        self.may_write()?;
         let begun =
             bounded::within(self.bound.as_ref(), self.write.begin_with_options(WRITES)).await?;
         Ok(Transaction::new(begun, self.bound.clone()))
@@ -105,9 +115,28 @@ impl Database {
     /// # Errors
     /// The database's. A connection lost meanwhile leaves open whether it took place.
     pub async fn execute<S: StatementBuilder>(&self, statement: &S) -> Result<(), DbErr> {
-        let executed = self.write.execute(statement);
-        bounded::within(self.bound.as_ref(), executed).await?;
+        self.may_write()?;
+        let execute = || bounded::commits(self.bound.as_ref(), self.write.execute(statement));
+        match execute().await {
+            // It did not run, and on another connection it is planned anew.
+            Err(error) if is_stale_plan(&error) => execute().await?,
+            executed => executed?,
+        };
         Ok(())
+    }
+
+    fn may_write(&self) -> Result<(), DbErr> {
+        match &self.bound {
+            Some(bound) => bound.trust.may_write(),
+            None => Ok(()),
+        }
+    }
+
+    /// Hears whenever the connections of before are not to be used any more, e.g. since the primary moved.
+    #[must_use]
+    pub fn losses(&self) -> Losses {
+        let bound = self.bound.as_ref();
+        bound.map_or(Losses::NEVER, |bound| bound.trust.losses())
     }
 
     /// Begins a transaction that changes the schema, however long that takes. One at a time, also among

@@ -191,11 +191,7 @@ impl<W: Work> Inner<W> {
             .await
         {
             Ok(Ok(outcomes)) => Ok(outcomes),
-            Ok(Err(error))
-                if database::is_transient(&error) && !database::is_contention(&error) =>
-            {
-                Err(Failure::Everyones(error))
-            }
+            Ok(Err(error)) if is_everyones(&error) => Err(Failure::Everyones(error)),
             Ok(Err(error)) => {
                 tracing::info!(count, %error, "a group of requests did not commit");
                 Err(Failure::Database(error))
@@ -206,6 +202,14 @@ impl<W: Work> Inner<W> {
             }
         }
     }
+}
+
+/// Whether trying again at once is of no use to anyone.
+fn is_everyones(error: &DbErr) -> bool {
+    database::is_transient(error)
+        && !database::is_contention(error)
+        // The next connection has no plans from before a migration.
+        && !database::is_stale_plan(error)
 }
 
 /// Why a group did not commit.

@@ -49,12 +49,12 @@ impl Home {
     /// Opens one of the databases as a service does.
     pub async fn database(&self, name: &str) -> Database {
         match self {
-            Self::Files(dir) => Database::open_sqlite(&file(dir, name)).await,
+            Self::Files(dir) => Database::open_sqlite(&file(dir, name)).await.unwrap(),
             Self::Servers { databases, .. } => {
-                Database::open_postgres(&config(&databases.url(name)), name).await
+                let config = config(&databases.url(name));
+                Database::open_postgres(&config, name).await.unwrap()
             }
         }
-        .unwrap()
     }
 }
 

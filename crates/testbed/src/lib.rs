@@ -4,7 +4,8 @@
 //! and NATS when `COUPONMESH_TEST_STACK=servers`, as `make test-full` sets it. Then
 //! `COUPONMESH_TEST_POSTGRES` is the URL of a server on which tests may make databases of their own
 //! ([`Databases`]), and `nats-server` is on the PATH ([`Nats`]). A test that wants to see PostgreSQL die has a
-//! server of its own ([`PostgresServer`]). For TLS there is an [`Authority`] that no system knows.
+//! server of its own ([`PostgresServer`]), and [`PgBouncer`] is a pooler before either. For TLS there is an
+//! [`Authority`] that no system knows.
 
 // All of it is test code.
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
@@ -14,12 +15,14 @@ pub mod http2;
 mod authority;
 mod home;
 mod nats;
+mod pgbouncer;
 mod postgres;
 mod postgres_server;
 
 pub use authority::Authority;
 pub use home::Home;
 pub use nats::{Events, Message, Nats, NatsCluster};
+pub use pgbouncer::PgBouncer;
 pub use postgres::{Databases, config};
 pub use postgres_server::PostgresServer;
 

@@ -39,6 +39,11 @@ impl Databases {
         databases
     }
 
+    /// Looks for them on another server from now on, e.g. on a standby that took over.
+    pub fn are_on(&mut self, server: &str) {
+        server.clone_into(&mut self.server);
+    }
+
     /// The URL of one of them.
     #[must_use]
     pub fn url(&self, name: &str) -> String {
@@ -74,5 +79,6 @@ pub fn config(url: &str) -> DatabaseConfig {
         acquire_timeout: Duration::from_secs(5),
         statement_timeout: Duration::from_secs(10),
         start_timeout: Duration::from_secs(30),
+        commit_timeout: Duration::from_secs(4),
     }
 }

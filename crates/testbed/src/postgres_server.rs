@@ -1,4 +1,4 @@
-//! A PostgreSQL server of a test's own, to be restarted at will.
+//! PostgreSQL servers of a test's own, to be restarted, demoted and promoted at will.
 
 use std::{
     path::Path,
@@ -12,24 +12,42 @@ use tempfile::TempDir;
 pub struct PostgresServer {
     dir: TempDir,
     port: u16,
+    options: &'static str,
     runs: bool,
 }
+
+/// Answers no commit before a standby has it on its disk. Not in a file, which a standby would get a copy of.
+const SYNCHRONOUS: &str = "-c synchronous_standby_names=walreceiver";
 
 impl PostgresServer {
     /// Makes an empty server and starts it.
     #[must_use]
     pub fn start() -> Self {
-        let mut server = Self {
+        let mut server = Self::idle("");
+        server.restart();
+        server
+    }
+
+    /// The same with a standby, without which it answers no commit.
+    #[must_use]
+    pub fn start_with_standby() -> (Self, Self) {
+        let (mut primary, mut standby) = (Self::idle(SYNCHRONOUS), Self::idle(""));
+        primary.restart();
+        standby.follow(&primary);
+        (primary, standby)
+    }
+
+    fn idle(options: &'static str) -> Self {
+        Self {
             // Not where TMPDIR may point to, e.g. under a home directory, which the server's user may not enter.
             dir: tempfile::Builder::new()
                 .prefix("couponmesh-postgres.")
                 .tempdir_in("/tmp")
                 .unwrap(),
             port: crate::nats::free_port(),
+            options,
             runs: false,
-        };
-        server.restart();
-        server
+        }
     }
 
     /// The URL of its first database, the same in every life.
@@ -45,11 +63,33 @@ impl PostgresServer {
         }
     }
 
-    /// Starts it again after [`kill`](Self::kill); it recovers what was committed.
+    /// Ends it in order: standbys get all that was committed.
+    pub fn stop(&mut self) {
+        if std::mem::take(&mut self.runs) {
+            script(&["stop", self.path(), "fast"]);
+        }
+    }
+
+    /// Starts it again after [`kill`](Self::kill) or [`stop`](Self::stop); it recovers what was committed.
     pub fn restart(&mut self) {
         assert!(!self.runs, "it runs");
-        script(&["start", self.path(), &self.port.to_string()]);
+        let port = self.port.to_string();
+        script(&["start", self.path(), &port, self.options]);
         self.runs = true;
+    }
+
+    /// Starts it as a standby of `primary`, which has all that it has.
+    pub fn follow(&mut self, primary: &Self) {
+        assert!(!self.runs, "it runs");
+        let (port, of) = (self.port.to_string(), primary.port.to_string());
+        script(&["standby", self.path(), &port, &of]);
+        self.options = "";
+        self.runs = true;
+    }
+
+    /// Lets a standby take writes.
+    pub fn promote(&self) {
+        script(&["promote", self.path()]);
     }
 
     /// Asks `user` for its password, where everyone else is trusted. Takes effect at the next

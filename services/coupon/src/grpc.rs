@@ -3,8 +3,9 @@
 use couponmesh_messaging::Store;
 use couponmesh_proto::coupon::v1::{self as proto, coupon_service_server::CouponService};
 use couponmesh_runtime::{
+    database::answered_by,
     field::{self, Violation},
-    grpc::context_of,
+    grpc::{answer_by, context_of},
     id::{CouponId, MemberId, WithdrawalId},
     page::Paging,
 };
@@ -86,6 +87,7 @@ impl CouponService for Door {
         request: Request<proto::CancelCouponRequest>,
     ) -> Result<Response<proto::CancelCouponResponse>, Status> {
         let context = context_of(&request)?;
+        let answer_by = answer_by(&request);
         let request = request.into_inner();
         let (member_id, withdrawal_id, ()) = field::all((
             MemberId::from_field("member_id", &request.member_id),
@@ -97,7 +99,7 @@ impl CouponService for Door {
             withdrawal_id,
             context,
         };
-        let coupon = self.canceller.cancel(cancelling).await?;
+        let coupon = answered_by(answer_by, self.canceller.cancel(cancelling)).await?;
         Ok(Response::new(proto::CancelCouponResponse {
             coupon: Some(coupon.into()),
         }))

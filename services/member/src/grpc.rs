@@ -3,6 +3,7 @@
 use couponmesh_messaging::Store;
 use couponmesh_proto::member::v1::{self as proto, member_service_server::MemberService};
 use couponmesh_runtime::{
+    database::answered_by,
     field::{self, Violation},
     grpc::{answer_by, context_of},
     id::{MemberId, RequestId, WithdrawalId},
@@ -53,7 +54,8 @@ impl Door {
         answer_by: Option<Instant>,
     ) -> Result<withdrawals::Model, Error> {
         let (stored, mut stored_first) = oneshot::channel();
-        let attempt = self.withdrawer.clone().withdraw(leaving, stored);
+        let withdrawer = self.withdrawer.clone();
+        let attempt = withdrawer.withdraw(leaving, answer_by, stored);
         let attempt = self.running.spawn(attempt);
         let mut attempt = std::pin::pin!(attempt);
         if let Some(early) = answer_by {
@@ -85,6 +87,7 @@ impl MemberService for Door {
         request: Request<proto::RegisterMemberRequest>,
     ) -> Result<Response<proto::RegisterMemberResponse>, Status> {
         let context = context_of(&request)?;
+        let answer_by = answer_by(&request);
         let request = request.into_inner();
         let (request_id, email, display_name) = field::all((
             RequestId::from_optional_field("request_id", &request.request_id),
@@ -97,7 +100,8 @@ impl MemberService for Door {
             display_name,
             context,
         };
-        let member = self.registrar.register(registration).await?;
+        let register = self.registrar.register(registration);
+        let member = answered_by(answer_by, register).await?;
         Ok(Response::new(proto::RegisterMemberResponse {
             member: Some(member.into()),
         }))

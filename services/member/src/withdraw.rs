@@ -6,13 +6,14 @@ use async_trait::async_trait;
 use couponmesh_messaging::{Store, Transaction, rows};
 use couponmesh_runtime::{
     Context, Timestamp,
+    database::answered_by,
     group_commit::{GroupCommit, Work},
     id::{MemberId, RequestId, WithdrawalId},
     running::Running,
     wake::Wake,
 };
 use sea_orm::{ActiveModelTrait as _, DbErr, IntoActiveModel as _};
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     attempt::Finisher,
@@ -70,13 +71,14 @@ impl Withdrawer {
     }
 
     /// Stores the withdrawal, tells `stored` of it, and attempts it when there is room for one more caller.
-    /// Returns it as it then is.
+    /// Returns it as it then is. When it is not stored by `answer_by`, the caller is told so.
     ///
     /// # Errors
     /// [`Error::MemberNotFound`], [`Error::RequestIdReused`], [`Error::Storage`], [`Error::Overloaded`].
     pub(crate) async fn withdraw(
         self,
         leaving: Leaving,
+        answer_by: Option<Instant>,
         stored: oneshot::Sender<Model>,
     ) -> Result<Model, Error> {
         // Held until the attempt ends, whether or not the caller still waits.
@@ -85,7 +87,8 @@ impl Withdrawer {
             leaving,
             room: permit.is_some(),
         };
-        match self.asking.submit(asked).await? {
+        // When it is stored later, nobody attempts it until the claim ends, and then the worker does.
+        match answered_by(answer_by, self.asking.submit(asked)).await? {
             Stored::AsItIs(withdrawal) => Ok(withdrawal),
             Stored::Claimed(withdrawal) => {
                 // Nobody listens when the caller has no deadline.

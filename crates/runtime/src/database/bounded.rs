@@ -1,10 +1,7 @@
-//! Statements that come to an end: a network that swallows packets must not hold a task up for good.
+//! Statements that come to an end: a network that swallows packets must not hold a task up for good, and neither
+//! must a standby.
 
-use std::{
-    future::Future,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{future::Future, time::Duration};
 
 use async_trait::async_trait;
 use sea_orm::{
@@ -13,47 +10,57 @@ use sea_orm::{
 };
 use tokio::time::Instant;
 
-/// How long after a statement was given up connections count as suspect.
-const SUSPICION: Duration = Duration::from_secs(60);
+use super::{
+    outage::{is_stale_plan, tells_of_a_lost_connection},
+    trust::Trust,
+};
 
-/// How long statements on one database may take, and whether one was given up lately. Cheap to clone.
+/// How long statements on one database may take, and what they tell of its connections. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Bound {
-    longest: Duration,
-    given_up: Arc<Mutex<Option<Instant>>>,
+    /// The longest that a statement may take.
+    pub(super) statement: Duration,
+    /// The longest that a commit may take: one that waits for a standby is not bounded by the server.
+    pub(super) commit: Duration,
+    pub(super) trust: Trust,
 }
 
-impl Bound {
-    pub(super) fn new(longest: Duration) -> Self {
-        Self {
-            longest,
-            given_up: Arc::default(),
-        }
-    }
-
-    /// Whether a statement was given up lately: its answer may still be on the way, on a connection that is
-    /// about to be given back.
-    pub(super) fn is_suspicious(&self) -> bool {
-        self.lock().is_some_and(|since| since.elapsed() < SUSPICION)
-    }
-
-    fn give_up(&self) {
-        *self.lock() = Some(Instant::now());
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.given_up.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Marks its statement as given up, unless that came to its end.
-struct Begun<'a>(Option<&'a Bound>);
+/// Notes that its statement was given up, unless that came to its end.
+struct Begun<'a>(Option<&'a Trust>);
 
 impl Drop for Begun<'_> {
     fn drop(&mut self) {
-        if let Some(bound) = self.0 {
-            bound.give_up();
+        if let Some(trust) = self.0 {
+            trust.suspect();
         }
+    }
+}
+
+impl Bound {
+    pub(super) fn new(statement: Duration, commit: Duration) -> Self {
+        Self {
+            statement,
+            commit,
+            trust: Trust::default(),
+        }
+    }
+
+    /// Ends after `longest`; none when it took longer.
+    async fn end<T>(
+        &self,
+        longest: Duration,
+        statement: impl Future<Output = Result<T, DbErr>>,
+    ) -> Option<Result<T, DbErr>> {
+        // Also when the caller itself goes away meanwhile, e.g. at its deadline.
+        let mut begun = Begun(Some(&self.trust));
+        let outcome = tokio::time::timeout(longest, statement).await.ok()?;
+        begun.0 = None;
+        if let Err(error) = &outcome
+            && tells_of_a_lost_connection(error)
+        {
+            self.trust.lose();
+        }
+        Some(outcome)
     }
 }
 
@@ -65,17 +72,51 @@ pub(super) async fn within<T>(
     let Some(bound) = bound else {
         return statement.await;
     };
-    // Also when the caller itself goes away meanwhile, e.g. at its deadline.
-    let mut begun = Begun(Some(bound));
-    let outcome = tokio::time::timeout(bound.longest, statement).await;
-    if let Ok(outcome) = outcome {
-        begun.0 = None;
-        return outcome;
+    let outcome = bound.end(bound.statement, statement).await;
+    outcome.unwrap_or_else(|| {
+        // The server would have ended it: the network is gone, and the other connections with it.
+        bound.trust.lose();
+        Err(no_answer(bound.statement))
+    })
+}
+
+/// The same for what commits. Whether it took place is not known when it is given up.
+pub(super) async fn commits<T>(
+    bound: Option<&Bound>,
+    statement: impl Future<Output = Result<T, DbErr>>,
+) -> Result<T, DbErr> {
+    let Some(bound) = bound else {
+        return statement.await;
+    };
+    let outcome = bound.end(bound.commit, statement).await;
+    outcome.unwrap_or_else(|| Err(no_answer(bound.commit)))
+}
+
+/// A caller that gave less time than this is told that its own time is over.
+const PATIENT: Duration = Duration::from_secs(1);
+
+/// Waits for `work` until it is time to answer its caller, who learns then that the storage is unavailable and not
+/// only that its deadline passed. The work goes on, in a task of its own.
+///
+/// # Errors
+/// As `work`, and an outage when it took too long: what was asked for may have happened, or still will.
+pub async fn answered_by<T, E: From<DbErr>>(
+    answer_by: Option<Instant>,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let patience = answer_by.map(|end| end.saturating_duration_since(Instant::now()));
+    match patience {
+        Some(patience) if patience >= PATIENT => tokio::time::timeout(patience, work)
+            .await
+            .unwrap_or_else(|_| Err(no_answer(patience).into())),
+        _ => work.await,
     }
-    Err(DbErr::Conn(RuntimeErr::Internal(format!(
-        "no answer within {:?}",
-        bound.longest
-    ))))
+}
+
+fn no_answer(after: Duration) -> DbErr {
+    DbErr::Conn(RuntimeErr::Internal(format!(
+        "no answer within {after:.1?}"
+    )))
 }
 
 /// Reads outside a transaction.
@@ -112,13 +153,28 @@ impl Transaction {
     /// # Errors
     /// When the database refuses. A connection lost meanwhile leaves open whether it took place.
     pub async fn commit(self) -> Result<(), DbErr> {
-        within(self.bound.as_ref(), self.inner.commit()).await
+        commits(self.bound.as_ref(), self.inner.commit()).await
     }
 }
 
-/// Both pass every statement on, each within its bound.
+/// Asks within the bound. A statement whose plan is older than a migration did not run: with `$repeats` it is asked
+/// again, on another connection, which plans it anew.
+macro_rules! ask {
+    ($on:ident, $repeats:literal, $method:ident, $statement:ident) => {{
+        let again = $repeats.then(|| $statement.clone());
+        let outcome = within($on.bound.as_ref(), $on.inner.$method($statement)).await;
+        match (outcome, again) {
+            (Err(error), Some(again)) if is_stale_plan(&error) => {
+                within($on.bound.as_ref(), $on.inner.$method(again)).await
+            }
+            (outcome, _) => outcome,
+        }
+    }};
+}
+
+/// Both pass every statement on. A transaction has one connection only.
 macro_rules! pass_on {
-    ($connection:ty) => {
+    ($connection:ty, repeats: $repeats:literal) => {
         #[async_trait]
         impl ConnectionTrait for $connection {
             fn get_database_backend(&self) -> DbBackend {
@@ -126,7 +182,7 @@ macro_rules! pass_on {
             }
 
             async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
-                within(self.bound.as_ref(), self.inner.execute_raw(statement)).await
+                ask!(self, $repeats, execute_raw, statement)
             }
 
             async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
@@ -137,15 +193,15 @@ macro_rules! pass_on {
                 &self,
                 statement: Statement,
             ) -> Result<Option<QueryResult>, DbErr> {
-                within(self.bound.as_ref(), self.inner.query_one_raw(statement)).await
+                ask!(self, $repeats, query_one_raw, statement)
             }
 
             async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
-                within(self.bound.as_ref(), self.inner.query_all_raw(statement)).await
+                ask!(self, $repeats, query_all_raw, statement)
             }
         }
     };
 }
 
-pass_on!(Reader);
-pass_on!(Transaction);
+pass_on!(Reader, repeats: true);
+pass_on!(Transaction, repeats: false);

@@ -27,6 +27,9 @@ pub struct DatabaseConfig {
 }
 
 impl Validate for DatabaseConfig {
+    /// How long a commit may take.
+    #[serde(with = "humantime_serde")]
+    pub commit_timeout: Duration,
     fn validate(&self, problems: &mut Problems) {
         let second = Duration::from_secs(1);
         if !self.url.is_empty() && super::postgres::parse(&self.url).is_err() {
@@ -55,3 +58,4 @@ impl Validate for DatabaseConfig {
         );
     }
 }
+        problems.duration("commit_timeout", self.commit_timeout, second..=second * 60);

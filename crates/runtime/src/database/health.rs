@@ -8,7 +8,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Database, Reader, postgres};
+use super::{Database, Reader, postgres, session::Seen, trust::Trust};
 use crate::running::Running;
 
 /// How often it is asked.
@@ -27,6 +27,8 @@ pub enum Health {
     Well,
     /// It answers and takes none: a standby, or one that was told so, e.g. because its disk is full.
     ReadOnly,
+    /// It answers, and commits wait for a synchronous standby that does not.
+    Stuck,
     /// No answer.
     Away,
 }
@@ -36,6 +38,7 @@ impl fmt::Display for Health {
         f.write_str(match self {
             Self::Well => "the database can be reached and written to",
             Self::ReadOnly => "the database takes no writes",
+            Self::Stuck => "commits wait for a synchronous standby",
             Self::Away => "the database cannot be reached",
         })
     }
@@ -46,17 +49,18 @@ pub struct Probe(Asked);
 
 enum Asked {
     File(Reader),
-    /// On a connection of its own: that callers hold every other one is no outage.
-    Server(postgres::Own),
+    Server(postgres::Lookout, Trust),
 }
 
 impl Probe {
     /// One who asks `database`.
     #[must_use]
     pub fn new(database: &Database) -> Self {
-        Self(match database.postgres() {
-            Some(pool) => Asked::Server(postgres::Own::new(pool)),
-            None => Asked::File(database.read().clone()),
+        Self(match (database.postgres(), &database.bound) {
+            (Some(pool), Some(bound)) => {
+                Asked::Server(postgres::Lookout::new(pool, bound), bound.trust.clone())
+            }
+            _ => Asked::File(database.read().clone()),
         })
     }
 
@@ -70,10 +74,26 @@ impl Probe {
                     _ => Health::Away,
                 }
             }
-            Asked::Server(own) => match timeout(TIMEOUT, own.takes_writes()).await {
-                Ok(Ok(true)) => Health::Well,
-                Ok(Ok(false)) => Health::ReadOnly,
-                _ => Health::Away,
+            Asked::Server(lookout, trust) => match timeout(TIMEOUT, lookout.look()).await {
+                Ok(Ok(seen)) => {
+                    trust.set_stuck(seen.is_stuck);
+                    match seen {
+                        Seen {
+                            takes_writes: false,
+                            ..
+                        } => Health::ReadOnly,
+                        Seen { is_stuck: true, .. } => Health::Stuck,
+                        _ => Health::Well,
+                    }
+                }
+                answer => {
+                    // Whatever waited for a standby, it was on a server that is away now.
+                    trust.set_stuck(false);
+                    if answer.is_err() {
+                        trust.lose();
+                    }
+                    Health::Away
+                }
             },
         }
     }

@@ -1,10 +1,11 @@
 //! Telling an outage from a bug.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
-use sea_orm::{ConnAcquireErr, DbErr, RuntimeErr, SqlxError};
+use sea_orm::{ConnAcquireErr, DbErr, RuntimeErr, SqlxError, sqlx::postgres::PgDatabaseError};
 use tonic::Status;
 
+use super::seldom::Seldom;
 use crate::status::{self, Reason};
 
 /// PostgreSQL's serialization failure, deadlock, and lock that was not to be had in time.
@@ -27,11 +28,46 @@ pub fn is_transient(error: &DbErr) -> bool {
                 | SqlxError::PoolTimedOut
                 | SqlxError::PoolClosed
                 | SqlxError::WorkerCrashed => true,
-                _ => code_of(error).is_some_and(|code| is_outage(&code)),
+                _ => code_of(error).is_some_and(|code| is_outage(&code)) || is_stale_plan(error),
             }
         }
         _ => false,
     }
+}
+
+/// Whether a statement was planned before a migration that changed what it answers with, and so did not run. It
+/// passes with the connection on which it was prepared.
+#[must_use]
+pub fn is_stale_plan(error: &DbErr) -> bool {
+    /// Where PostgreSQL says so. Its code, 0A000, stands for everything that is not supported, and its text is
+    /// translated.
+    const ROUTINE: &str = "RevalidateCachedQuery";
+    let (DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) =
+        error
+    else {
+        return false;
+    };
+    error
+        .as_database_error()
+        .and_then(|error| error.try_downcast_ref::<PgDatabaseError>())
+        .is_some_and(|error| error.code() == "0A000" && error.routine() == Some(ROUTINE))
+}
+
+/// Whether the connection that a statement ran on is of no use any more, and those that were made with it neither:
+/// it broke, its server stops, or takes no writes, or it holds plans from before a migration.
+pub(super) fn tells_of_a_lost_connection(error: &DbErr) -> bool {
+    if let DbErr::Exec(RuntimeErr::SqlxError(inner)) | DbErr::Query(RuntimeErr::SqlxError(inner)) =
+        error
+        && matches!(inner.as_ref(), SqlxError::Io(_) | SqlxError::Protocol(_))
+    {
+        return true;
+    }
+    is_stale_plan(error) || code_of(error).is_some_and(|code| is_of_a_lost_connection(&code))
+}
+
+fn is_of_a_lost_connection(code: &str) -> bool {
+    // Not 57014: a statement that took too long. The codes of SQLite are numbers.
+    code.len() == 5 && (code.starts_with("08") || code.starts_with("57P0") || code == "25006")
 }
 
 /// Whether another transaction was first, or holds what this one wants. A transient error that others, who want
@@ -78,18 +114,24 @@ pub fn is_unique_violation(error: &DbErr) -> bool {
     )
 }
 
-/// What a caller is told of a database error, which is logged here, once: an outage is UNAVAILABLE,
+/// An outage meets every caller, and one line says it for those of a while.
+static UNAVAILABLE: Seldom = Seldom::every(Duration::from_secs(5));
+
+/// What a caller is told of a database error, which is logged here, an outage now and then: it is UNAVAILABLE,
 /// anything else a bug.
 #[must_use]
 pub fn status_of(error: &DbErr) -> Status {
     if is_transient(error) {
-        tracing::warn!(
-            error = error as &dyn std::error::Error,
-            "storage unavailable"
-        );
+        if let Some(calls) = UNAVAILABLE.say() {
+            tracing::warn!(
+                calls,
+                error = error as &dyn std::error::Error,
+                "storage unavailable"
+            );
+        }
         status::status(
             Reason::StorageUnavailable,
-            "the database is not available now",
+            "the database is not available now; what was asked for may have happened",
         )
     } else {
         tracing::error!(error = error as &dyn std::error::Error, "database error");
@@ -109,8 +151,18 @@ mod tests {
         ] {
             assert!(is_outage(outage), "{outage}");
         }
-        for bug in ["19", "2067", "1", "23505", "42P01", "22001"] {
+        for bug in ["19", "2067", "1", "23505", "42P01", "22001", "0A000"] {
             assert!(!is_outage(bug), "{bug}");
+        }
+    }
+
+    #[test]
+    fn lost_connections_are_told_from_other_outages_by_code() {
+        for lost in ["08006", "57P01", "57P03", "57P05", "25006"] {
+            assert!(is_of_a_lost_connection(lost), "{lost}");
+        }
+        for other in ["8", "57014", "40001", "53300", "42501", "23505"] {
+            assert!(!is_of_a_lost_connection(other), "{other}");
         }
     }
 }

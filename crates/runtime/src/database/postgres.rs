@@ -1,4 +1,4 @@
-//! PostgreSQL: one pool of connections.
+//! PostgreSQL: one pool of connections, all of which lead to a server that takes writes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,19 +6,16 @@ use futures::TryFutureExt as _;
 use sea_orm::{
     ConnectOptions, ConnectionTrait as _, Database as SeaOrm, DatabaseConnection,
     DatabaseTransaction, DbErr, RuntimeErr,
-    sqlx::{
-        Connection as _, Error, PgConnection, PgPool, postgres::PgConnectOptions, query_scalar,
-    },
+    sqlx::{Connection as _, Error, PgConnection, PgPool, postgres::PgConnectOptions},
 };
 
 use super::{
     DatabaseConfig,
     bounded::{Bound, within},
     code_of,
+    session::{self, Seen, Setup, millis},
 };
 
-/// How much longer than the server's own timeout an answer is waited for.
-pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// A connection that rested longer than this is tried before it is used: a server that was restarted
 /// meanwhile costs no caller an error.
 const FRESH: Duration = Duration::from_secs(1);
@@ -27,18 +24,60 @@ const FRESH: Duration = Duration::from_secs(1);
 const TRY_TIMEOUT: Duration = Duration::from_secs(1);
 /// A connection that is older is closed: servers move, and roles and primaries change.
 const LIFETIME: Duration = Duration::from_secs(1_800);
-/// How long a connection may take to show that it is in order when it is given back.
-const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may take to show that it is in order when it is given back, and is nobody's meanwhile.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why a PostgreSQL database was not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// It is away, or does not let us in, which may pass.
+    #[error("no connection: {0}")]
+    Unreachable(#[from] DbErr),
+    /// Names in other scripts could not be stored.
+    #[error(
+        "the database's encoding is {0} and must be UTF8: make another one, by \
+         CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
+    )]
+    Encoding(String),
+    /// Settings, prepared statements and LISTEN need a session.
+    #[error(
+        "it leads through a pooler that gives the statements of one connection to different sessions \
+         of the server: set PgBouncer's pool_mode to session"
+    )]
+    SharedSessions,
+}
+
+impl From<Error> for OpenError {
+    fn from(error: Error) -> Self {
+        Self::Unreachable(connection_error(error))
+    }
+}
+
+/// The error of a server that answers and takes no writes.
+fn takes_no_writes() -> Error {
+    Error::Configuration(
+        "the server takes no writes: it is a standby, or told to be read-only".into(),
+    )
+}
+
+fn connection_error(error: Error) -> DbErr {
+    DbErr::Conn(RuntimeErr::SqlxError(error.into()))
+}
 
 pub(super) async fn open(
     config: &DatabaseConfig,
     application: &str,
     bound: Bound,
-) -> Result<DatabaseConnection, DbErr> {
-    knock(config).await?;
+) -> Result<DatabaseConnection, OpenError> {
+    let setup = Setup::new(config.statement_timeout);
+    for name in unknown_parameters(&config.url) {
+        tracing::warn!(
+            "database.url has the parameter {name}, which is not known and does nothing"
+        );
+    }
+    knock(config, &setup).await?;
     let mut options = ConnectOptions::new(&config.url);
     let application = application.to_owned();
-    let (statement_timeout, patience) = (config.statement_timeout, PATIENCE);
     options
         .max_connections(config.max_connections)
         .min_connections(1)
@@ -47,99 +86,177 @@ pub(super) async fn open(
         // At every use would be one round trip each; see FRESH.
         .test_before_acquire(false)
         .map_sqlx_postgres_opts(move |postgres| {
-            postgres.application_name(&application).options([
-                ("statement_timeout", millis(statement_timeout)),
-                // A replica that vanished in a transaction lets go of its locks.
-                (
-                    "idle_in_transaction_session_timeout",
-                    millis(statement_timeout + patience),
-                ),
-                // Every statement of ours goes by an index. On a young database, whose statistics lag behind its
-                // growth, the planner thinks that reading a whole table is cheaper, and keeps thinking so.
-                ("enable_seqscan", "off".to_owned()),
-                ("enable_bitmapscan", "off".to_owned()),
-                ("enable_hashjoin", "off".to_owned()),
-                ("enable_mergejoin", "off".to_owned()),
-                // What is off counts as very dear, and dear statements would be compiled.
-                ("jit", "off".to_owned()),
-            ])
+            without_settings(postgres).application_name(&application)
         })
         .map_sqlx_postgres_pool_opts(move |pool| {
-            let bound = bound.clone();
+            let (setup, before, after) = (setup.clone(), bound.clone(), bound.clone());
             pool
                 // The pool's own keeper of these two counts idle connections with a race, and may spin for good
                 // (sqlx 0.9). Age is looked at below instead.
                 .idle_timeout(None)
                 .max_lifetime(None)
-                .before_acquire(|connection, meta| {
+                // While an address still leads to a server that was demoted, the pool tries again until the caller
+                // has waited for long enough.
+                .after_connect(move |connection, _| {
+                    let setup = setup.clone();
                     Box::pin(async move {
-                        if meta.age > LIFETIME {
+                        let session = setup.apply(connection).await?;
+                        session
+                            .takes_writes
+                            .then_some(())
+                            .ok_or_else(takes_no_writes)
+                    })
+                })
+                .before_acquire(move |connection, meta| {
+                    let trust = before.trust.clone();
+                    Box::pin(async move {
+                        if meta.age > LIFETIME || trust.is_lost(meta.age) {
                             return Ok(false);
                         }
-                        if meta.idle_for > FRESH {
-                            tokio::time::timeout(TRY_TIMEOUT, connection.ping())
-                                .await
-                                .map_err(|_| Error::PoolTimedOut)??;
+                        if meta.idle_for > FRESH && !answers(connection, TRY_TIMEOUT).await {
+                            trust.lose();
+                            return Ok(false);
                         }
                         Ok(true)
                     })
                 })
-                // A statement that was given up leaves its answer on the way, for which the pool would wait without end.
-                .after_release(move |connection, _| {
-                    let suspicious = bound.is_suspicious();
+                .after_release(move |connection, meta| {
+                    let trust = after.trust.clone();
                     Box::pin(async move {
-                        if suspicious {
-                            tokio::time::timeout(CHECK_TIMEOUT, connection.ping())
-                                .await
-                                .map_err(|_| Error::PoolTimedOut)??;
+                        if trust.is_lost(meta.age) {
+                            return Ok(false);
                         }
-                        Ok(true)
+                        // A statement that was given up leaves its answer on the way, for which the pool would wait
+                        // without end.
+                        Ok(!trust.is_suspicious() || answers(connection, CHECK_TIMEOUT).await)
                     })
                 })
         });
-    SeaOrm::connect(options).await
+    Ok(SeaOrm::connect(options).await?)
 }
 
-/// Connects once. The pool would try again for as long as it may when nobody listens, and then say nothing but
-/// that the time is over.
-async fn knock(config: &DatabaseConfig) -> Result<(), DbErr> {
-    let connect = async {
-        let options = parse(&config.url)?;
-        PgConnection::connect_with(&options).await?.close().await
+/// The client says so itself, with the value, which may be a misspelt password's.
+fn unknown_parameters(url: &str) -> impl Iterator<Item = &str> {
+    /// What the client knows.
+    const KNOWN: [&str; 18] = [
+        "sslmode",
+        "ssl-mode",
+        "sslrootcert",
+        "ssl-root-cert",
+        "ssl-ca",
+        "sslcert",
+        "ssl-cert",
+        "sslkey",
+        "ssl-key",
+        "statement-cache-capacity",
+        "host",
+        "hostaddr",
+        "port",
+        "dbname",
+        "user",
+        "password",
+        "application_name",
+        "options",
+    ];
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    let names = query.split('&').filter_map(|one| one.split('=').next());
+    names.filter(|name| !name.is_empty() && !KNOWN.contains(name) && !name.starts_with("options["))
+}
+
+/// PgBouncer refuses a connection that sets what it does not know.
+fn without_settings(options: PgConnectOptions) -> PgConnectOptions {
+    // Ours are set afterwards, and all that this one does is the server's default.
+    options.extra_float_digits(None)
+}
+
+async fn answers(connection: &mut PgConnection, within: Duration) -> bool {
+    let asked = tokio::time::timeout(within, connection.ping()).await;
+    asked.is_ok_and(|answer| answer.is_ok())
+}
+
+/// Connects twice and looks whether it is a database for us. The pool would try again for as long as it may when nobody
+/// listens, and then say nothing but that the time is over.
+async fn knock(config: &DatabaseConfig, setup: &Setup) -> Result<(), OpenError> {
+    let knock = async {
+        let options = without_settings(parse(&config.url)?);
+        let mut one = PgConnection::connect_with(&options).await?;
+        let first = setup.apply(&mut one).await?;
+        let mut other = PgConnection::connect_with(&options).await?;
+        let second = setup.apply(&mut other).await?;
+        let shared =
+            session::shares_processes((&mut one, first.process), (&mut other, second.process));
+        let shared = shared.await?;
+        one.close().await?;
+        other.close().await?;
+        Ok((second, shared))
     };
-    let connect = connect.map_err(|error| DbErr::Conn(RuntimeErr::SqlxError(error.into())));
-    within(Some(&Bound::new(config.acquire_timeout)), connect).await
+    let knock = knock.map_err(connection_error);
+    let bound = Bound::new(config.acquire_timeout, config.acquire_timeout);
+    let (session, shared) = within(Some(&bound), knock).await?;
+    if shared {
+        return Err(OpenError::SharedSessions);
+    }
+    if session.encoding != "UTF8" {
+        return Err(OpenError::Encoding(session.encoding));
+    }
+    if !session.takes_writes {
+        return Err(takes_no_writes().into());
+    }
+    if session.is_careless {
+        tracing::warn!(
+            "the database server runs with fsync = off: a power failure loses what was acknowledged"
+        );
+    }
+    Ok(())
 }
 
-/// A connection beside the pool, made when it is first used.
-pub(super) struct Own {
+/// How long a probe waits for one of the callers' connections.
+const BUSY: Duration = Duration::from_millis(500);
+
+/// Looks at the server, on a connection of the callers' or, while they hold every one, on its own.
+pub(super) struct Lookout {
+    pool: PgPool,
+    bound: Bound,
     options: Arc<PgConnectOptions>,
-    connection: Option<PgConnection>,
+    own: Option<PgConnection>,
 }
 
-impl Own {
-    /// To the same database.
-    pub(super) fn new(pool: &PgPool) -> Self {
+impl Lookout {
+    pub(super) fn new(pool: &PgPool, bound: &Bound) -> Self {
         Self {
+            pool: pool.clone(),
+            bound: bound.clone(),
             options: pool.connect_options(),
-            connection: None,
+            own: None,
         }
     }
 
-    /// Whether the server takes writes.
-    pub(super) async fn takes_writes(&mut self) -> Result<bool, Error> {
+    pub(super) async fn look(&mut self) -> Result<Seen, Error> {
+        match tokio::time::timeout(BUSY, self.pool.acquire()).await {
+            Ok(Ok(mut connection)) => {
+                let seen = session::look(&mut connection, self.bound.commit).await;
+                // The others lead to the same server.
+                if !seen.as_ref().is_ok_and(|seen| seen.takes_writes) {
+                    self.bound.trust.lose();
+                }
+                seen
+            }
+            Err(_) | Ok(Err(Error::PoolTimedOut)) => self.look_by_itself().await,
+            Ok(Err(error)) => Err(error),
+        }
+    }
+
+    async fn look_by_itself(&mut self) -> Result<Seen, Error> {
         // Not put back when anything is wrong, or when this is given up: the next one may lead to another server.
-        let mut connection = match self.connection.take() {
+        let mut connection = match self.own.take() {
             Some(connection) => connection,
             None => PgConnection::connect_with(&self.options).await?,
         };
-        let asked =
-            "SELECT NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off'";
-        let takes_writes = query_scalar(asked).fetch_one(&mut connection).await?;
-        if takes_writes {
-            self.connection = Some(connection);
+        let seen = session::look(&mut connection, self.bound.commit).await?;
+        if seen.takes_writes {
+            self.own = Some(connection);
         }
-        Ok(takes_writes)
+        Ok(seen)
     }
 }
 
@@ -175,8 +292,4 @@ pub(super) fn parse(url: &str) -> Result<PgConnectOptions, Error> {
     } else {
         Err(Error::Configuration("no PostgreSQL URL".into()))
     }
-}
-
-fn millis(duration: Duration) -> String {
-    duration.as_millis().to_string()
 }

@@ -9,11 +9,13 @@ use tracing_subscriber::{
 
 /// Modules that say more than an operator wants to read, and what he gets of them as long as
 /// `log_level` does not name them. The bus's client tells in every line what our own line tells.
-const QUIET: [(&str, LevelFilter); 4] = [
+const QUIET: [(&str, LevelFilter); 6] = [
     ("async_nats", LevelFilter::OFF),
     ("sea_orm_migration", LevelFilter::WARN),
     ("sqlx::pool::acquire", LevelFilter::ERROR),
     ("sqlx::postgres::notice", LevelFilter::WARN),
+    ("sqlx_core::pool", LevelFilter::OFF),
+    ("sqlx_postgres::options", LevelFilter::OFF),
 ];
 
 /// Further on the bus's client logs its own password, and then whole events, which hold names.

@@ -1,0 +1,116 @@
+//! Which connections to a server may still be used. A pool knows when each was made, and nothing else of it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use sea_orm::{DbErr, RuntimeErr};
+use tokio::{sync::watch, time::Instant};
+
+/// How long after a statement was given up connections count as suspect.
+const SUSPICION: Duration = Duration::from_secs(60);
+
+/// What is known of a pool's connections. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Trust(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Connections made before this moment are not to be used.
+    lost: watch::Sender<Option<Instant>>,
+    /// When a statement was last given up.
+    given_up: watch::Sender<Option<Instant>>,
+    /// Whether commits wait for a standby that does not answer.
+    stuck: AtomicBool,
+}
+
+impl Trust {
+    /// Takes every connection of now for lost: one of them led to a server that was stopped, demoted or migrated,
+    /// and the others lead to the same one.
+    pub(super) fn lose(&self) {
+        self.0.lost.send_replace(Some(Instant::now()));
+    }
+
+    /// Whether a connection that was made `age` ago is lost.
+    pub(super) fn is_lost(&self, age: Duration) -> bool {
+        self.0.lost.borrow().is_some_and(|at| age >= at.elapsed())
+    }
+
+    /// Hears whenever connections are lost.
+    pub(super) fn losses(&self) -> Losses {
+        Losses(Some(self.0.lost.subscribe()))
+    }
+
+    /// Notes that a statement was given up: its answer may still be on the way, on a connection that is about to be
+    /// given back.
+    pub(super) fn suspect(&self) {
+        self.0.given_up.send_replace(Some(Instant::now()));
+    }
+
+    /// Whether a statement was given up lately.
+    pub(super) fn is_suspicious(&self) -> bool {
+        let given_up = *self.0.given_up.borrow();
+        given_up.is_some_and(|since| since.elapsed() < SUSPICION)
+    }
+
+    /// Says whether commits wait for a standby that does not answer.
+    pub(super) fn set_stuck(&self, stuck: bool) {
+        self.0.stuck.store(stuck, Ordering::Relaxed);
+    }
+
+    /// Refuses to write while commits wait for a standby. Each of them holds a process of the server until the
+    /// standby is back, also when nobody waits for it any more; more of them would leave none for reading.
+    ///
+    /// # Errors
+    /// While they wait: an outage.
+    pub(super) fn may_write(&self) -> Result<(), DbErr> {
+        if self.0.stuck.load(Ordering::Relaxed) {
+            return Err(DbErr::Conn(RuntimeErr::Internal(
+                "commits wait for a synchronous standby that does not answer".to_owned(),
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Hears of lost connections.
+#[derive(Debug)]
+pub struct Losses(Option<watch::Receiver<Option<Instant>>>);
+
+impl Losses {
+    /// On a file, which loses none.
+    pub(super) const NEVER: Self = Self(None);
+
+    /// Waits until connections are lost once more.
+    pub async fn next(&mut self) {
+        if let Some(lost) = &mut self.0
+            && lost.changed().await.is_ok()
+        {
+            return;
+        }
+        std::future::pending().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_was_made_before_is_lost() {
+        let trust = Trust::default();
+        assert!(!trust.is_lost(Duration::from_secs(9)));
+        let mut losses = trust.losses();
+        trust.lose();
+        losses.next().await;
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert!(trust.is_lost(Duration::from_secs(9)));
+        assert!(trust.is_lost(Duration::from_secs(5)));
+        assert!(!trust.is_lost(Duration::from_secs(4)));
+        assert!(futures::poll!(std::pin::pin!(losses.next())).is_pending());
+    }
+}

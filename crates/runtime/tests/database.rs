@@ -1,0 +1,265 @@
+//! What connections to PostgreSQL are like, whatever stands before the server and whatever is set there.
+
+// Clippy sees tests only in test functions, not in their helpers.
+#![allow(clippy::unwrap_used)]
+
+use couponmesh_runtime::database::{Database, OpenError};
+use couponmesh_testbed::{Databases, PgBouncer, PostgresServer, config, on_servers};
+use sea_orm::{
+    ConnectionTrait, DbBackend, Statement,
+    sqlx::{
+        self, Connection as _, PgConnection,
+        postgres::{PgConnectOptions, PgListener, PgPoolOptions},
+    },
+};
+
+async fn open(url: &str) -> Database {
+    let opened = Database::open_postgres(&config(url), "a test").await;
+    opened.unwrap()
+}
+
+fn query(sql: &str) -> Statement {
+    Statement::from_string(DbBackend::Postgres, sql)
+}
+
+async fn text(on: &impl ConnectionTrait, sql: &str) -> String {
+    let row = on.query_one_raw(query(sql)).await.unwrap().unwrap();
+    row.try_get_by_index(0).unwrap()
+}
+
+/// What is set in a session: our settings, one by one.
+async fn settings(database: &Database) -> Vec<String> {
+    let mut settings = Vec::new();
+    for name in [
+        "statement_timeout",
+        "idle_in_transaction_session_timeout",
+        "synchronous_commit",
+        "default_transaction_isolation",
+        "enable_seqscan",
+        "jit",
+        "application_name",
+    ] {
+        settings.push(text(database.read(), &format!("SHOW {name}")).await);
+    }
+    settings
+}
+
+const EXPECTED: [&str; 7] = ["10s", "12s", "on", "read committed", "off", "off", "a test"];
+
+#[tokio::test]
+async fn settings_hold_whatever_role_and_database_say() {
+    if !on_servers() {
+        return;
+    }
+    let databases = Databases::create(&["x"]).await;
+    let url = databases.url("x");
+    let operator = sea_orm::Database::connect(url.as_str()).await.unwrap();
+    for set in [
+        "synchronous_commit = off",
+        "statement_timeout = 0",
+        "default_transaction_isolation = 'serializable'",
+    ] {
+        let name = url.rsplit_once('/').unwrap().1;
+        let sql = format!("ALTER DATABASE {name} SET {set}");
+        operator.execute_unprepared(&sql).await.unwrap();
+    }
+    let database = open(&url).await;
+    assert_eq!(settings(&database).await, EXPECTED);
+    database.close().await.unwrap();
+    operator.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pooler_by_session_is_as_good_as_none() {
+    if !on_servers() {
+        return;
+    }
+    let databases = Databases::create(&["x"]).await;
+    let bouncer = PgBouncer::start(&databases.url("x"), "session");
+    let database = open(&bouncer.url(&databases.url("x"))).await;
+    assert_eq!(settings(&database).await, EXPECTED);
+    let create = "CREATE TABLE things (n BIGINT PRIMARY KEY)";
+    database.read().execute_unprepared(create).await.unwrap();
+    // Prepared statements, on several connections at once.
+    let mut held = Vec::new();
+    for n in 0..5_i64 {
+        let tx = database.begin().await.unwrap();
+        let insert = "INSERT INTO things VALUES ($1)";
+        for n in [n, 10 + n] {
+            let insert = Statement::from_sql_and_values(DbBackend::Postgres, insert, [n.into()]);
+            tx.execute_raw(insert).await.unwrap();
+        }
+        held.push(tx);
+    }
+    for tx in held {
+        tx.commit().await.unwrap();
+    }
+    let count = "SELECT CAST(count(*) AS TEXT) FROM things";
+    assert_eq!(text(database.read(), count).await, "10");
+    // Locks of rows, and the one of migrations.
+    let first = database.begin().await.unwrap();
+    let lock = "SELECT n FROM things WHERE n = 1 FOR UPDATE";
+    first.query_one_raw(query(lock)).await.unwrap().unwrap();
+    let second = database.begin().await.unwrap();
+    let refused = second.query_one_raw(query(&format!("{lock} NOWAIT"))).await;
+    assert!(refused.is_err());
+    drop((first, second));
+    let migration = database.begin_migration().await.unwrap().unwrap();
+    let lock = "SELECT CAST(pg_try_advisory_xact_lock(7305804402) AS TEXT)";
+    assert_eq!(text(database.read(), lock).await, "false");
+    migration.rollback().await.unwrap();
+    // LISTEN as the signals between replicas do it.
+    let options = database.postgres().unwrap().connect_options();
+    let own = PgPoolOptions::new().max_connections(1);
+    let own = own.connect_with(options.as_ref().clone()).await.unwrap();
+    let mut listener = PgListener::connect_with(&own).await.unwrap();
+    listener.listen("here").await.unwrap();
+    let notify = "SELECT CAST(pg_notify('here', 'heard') AS TEXT)";
+    text(database.read(), notify).await;
+    assert_eq!(listener.recv().await.unwrap().payload(), "heard");
+    drop(listener);
+    database.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pooler_that_shares_sessions_is_refused_by_name() {
+    if !on_servers() {
+        return;
+    }
+    let databases = Databases::create(&["x"]).await;
+    for mode in ["transaction", "statement"] {
+        let bouncer = PgBouncer::start(&databases.url("x"), mode);
+        let url = bouncer.url(&databases.url("x"));
+        // Sessions that rest at the pooler, from one that nobody used yet to several.
+        for busy in [0, 1, 3] {
+            let mut others = Vec::new();
+            for _ in 0..busy {
+                let options: PgConnectOptions = url.parse().unwrap();
+                let options = options.extra_float_digits(None);
+                others.push(PgConnection::connect_with(&options).await.unwrap());
+            }
+            // All at once.
+            let sleep = async |other: &mut PgConnection| {
+                let slept = sqlx::raw_sql("SELECT pg_sleep(0.2)").execute(other).await;
+                slept.unwrap();
+            };
+            futures::future::join_all(others.iter_mut().map(sleep)).await;
+            let refused = Database::open_postgres(&config(&url), "a test").await;
+            let refused = refused.unwrap_err();
+            assert!(matches!(refused, OpenError::SharedSessions), "{refused}");
+            let text = refused.to_string();
+            assert!(
+                text.contains("set PgBouncer's pool_mode to session"),
+                "{text}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_cannot_hold_every_name_is_refused() {
+    if !on_servers() {
+        return;
+    }
+    let databases = Databases::create(&["x"]).await;
+    let url = databases.url("x");
+    let (server, name) = url.rsplit_once('/').unwrap();
+    let operator = sea_orm::Database::connect(format!("{server}/postgres"))
+        .await
+        .unwrap();
+    let create =
+        format!("CREATE DATABASE {name}_1 ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0");
+    operator.execute_unprepared(&create).await.unwrap();
+    let opened = Database::open_postgres(&config(&format!("{url}_1")), "a test").await;
+    let refused = opened.unwrap_err().to_string();
+    let drop = format!("DROP DATABASE {name}_1 WITH (FORCE)");
+    operator.execute_unprepared(&drop).await.unwrap();
+    operator.close().await.unwrap();
+    assert!(
+        refused.contains("encoding is LATIN1 and must be UTF8"),
+        "{refused}"
+    );
+    assert!(refused.contains("CREATE DATABASE"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_plan_from_before_a_migration_costs_nobody_an_error() {
+    if !on_servers() {
+        return;
+    }
+    let databases = Databases::create(&["x"]).await;
+    let database = open(&databases.url("x")).await;
+    let create = "CREATE TABLE things (n BIGINT PRIMARY KEY)";
+    database.read().execute_unprepared(create).await.unwrap();
+    let all = async || {
+        database
+            .read()
+            .query_all_raw(query("SELECT * FROM things"))
+            .await
+    };
+    let add = "ALTER TABLE things ADD COLUMN more TEXT";
+    for _ in 0..8 {
+        all().await.unwrap();
+    }
+    database.read().execute_unprepared(add).await.unwrap();
+    all().await.unwrap();
+    // A transaction learns of it once, as of an outage.
+    let add = "ALTER TABLE things ADD COLUMN yet_more TEXT";
+    database.read().execute_unprepared(add).await.unwrap();
+    let mut failed = 0;
+    for _ in 0..8 {
+        let tx = database.begin().await.unwrap();
+        if let Err(error) = tx.query_all_raw(query("SELECT * FROM things")).await {
+            assert!(
+                couponmesh_runtime::database::is_transient(&error),
+                "{error}"
+            );
+            failed += 1;
+        }
+    }
+    assert_eq!(failed, 1);
+    database.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn connections_to_a_server_that_was_demoted_are_not_used_again() {
+    if !on_servers() {
+        return;
+    }
+    let server = PostgresServer::start();
+    let mut config = config(&server.url());
+    config.acquire_timeout = std::time::Duration::from_secs(1);
+    let database = Database::open_postgres(&config, "a test").await.unwrap();
+    let mut held = Vec::new();
+    for _ in 0..config.max_connections {
+        held.push(database.begin().await.unwrap());
+    }
+    drop(held);
+    let operator = sea_orm::Database::connect(server.url()).await.unwrap();
+    let set = async |value: &str| {
+        let set = format!("ALTER SYSTEM SET default_transaction_read_only = {value}");
+        operator.execute_unprepared(&set).await.unwrap();
+        operator
+            .execute_unprepared("SELECT pg_reload_conf()")
+            .await
+            .unwrap();
+    };
+    let create = "CREATE TABLE IF NOT EXISTS things (n BIGINT)";
+    set("on").await;
+    // One of them finds out, and no other is tried.
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while database.read().execute_unprepared(create).await.is_ok() {
+        assert!(std::time::Instant::now() < end, "it takes writes");
+    }
+    let refused = database.begin().await.unwrap_err();
+    assert!(
+        couponmesh_runtime::database::is_transient(&refused),
+        "{refused}"
+    );
+    set("off").await;
+    // Not even one that was made before.
+    for _ in 0..config.max_connections {
+        database.read().execute_unprepared(create).await.unwrap();
+    }
+    database.close().await.unwrap();
+}
