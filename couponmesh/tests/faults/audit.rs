@@ -53,6 +53,21 @@ impl Auditor {
         row.unwrap().try_get_by_index(0).unwrap()
     }
 
+    /// Every table of a service's own.
+    pub(crate) async fn tables(&self, service: &str) -> Vec<String> {
+        let sql = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY tablename";
+        let query = Statement::from_string(DbBackend::Postgres, sql);
+        let rows = self.0[service].query_all_raw(query).await.unwrap();
+        rows.iter()
+            .map(|row| row.try_get_by_index(0).unwrap())
+            .collect()
+    }
+
+    /// Executes a statement as an operator does.
+    pub(crate) async fn execute(&self, service: &str, sql: &str) {
+        self.0[service].execute_unprepared(sql).await.unwrap();
+    }
+
     /// A transaction that took what `sql` takes, and holds it until it ends.
     pub(crate) async fn hold(&self, service: &str, sql: &str) -> DatabaseTransaction {
         let transaction = self.0[service].begin().await.unwrap();

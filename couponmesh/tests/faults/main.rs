@@ -19,6 +19,7 @@ mod audit;
 #[path = "../binary/mod.rs"]
 mod binary;
 mod bus;
+mod columns;
 mod coupon;
 #[path = "../harness/coupon_way.rs"]
 #[allow(dead_code)] // this test uses a part of it
