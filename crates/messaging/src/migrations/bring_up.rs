@@ -2,9 +2,9 @@
 
 use std::collections::HashSet;
 
-use couponmesh_runtime::database::Database;
+use couponmesh_runtime::database::{self, Database};
 use sea_orm::{
-    ConnectionTrait as _, DbErr,
+    ConnectionTrait, DbErr,
     sea_query::{Alias, Query},
 };
 use sea_orm_migration::MigratorTrait;
@@ -22,6 +22,12 @@ pub enum MigrateError {
         "another process was migrating it for all of database.start_timeout; let it finish, or end it"
     )]
     Busy,
+    /// Migrations are missing, and we may not carry them out.
+    #[error(
+        "it is not up to date, and this role may not change its tables: run couponmesh migrate as the role that owns \
+         them ({0})"
+    )]
+    NotAllowed(DbErr),
     /// A newer release has changed it beyond what this one understands.
     #[error("it needs couponmesh {needs} or newer, and this is {is}; run the newer release")]
     TooOld {
@@ -43,33 +49,70 @@ pub enum MigrateError {
 /// # Errors
 /// See [`MigrateError`].
 pub async fn bring_up<M: MigratorTrait>(database: &Database) -> Result<(), MigrateError> {
+    // Looking takes no right to make tables, and beginning to migrate does, also when there is nothing to do.
+    if let Some(applied) = applied_by_others::<M>(database).await?
+        && is_up_to_date::<M>(&applied, database.read()).await?
+    {
+        return Ok(());
+    }
     let begun = database.begin_migration().await?;
     let tx = begun.ok_or(MigrateError::Busy)?;
-    let applied: HashSet<String> = M::get_migration_models(&tx)
-        .await?
-        .into_iter()
-        .map(|migration| migration.version)
-        .collect();
-    let ours: Vec<String> = M::migrations()
-        .iter()
-        .map(|one| one.name().to_owned())
-        .collect();
-    if applied.iter().all(|name| ours.contains(name)) {
-        M::up(&tx, None).await?;
-        return Ok(tx.commit().await?);
+    let applied = M::get_migration_models(&tx).await.map_err(refused)?;
+    let applied = applied.into_iter().map(|migration| migration.version);
+    if !is_up_to_date::<M>(&applied.collect(), &tx).await? {
+        M::up(&tx, None).await.map_err(refused)?;
     }
-    let needs = record::oldest_binary(&tx).await?.unwrap_or_default();
+    Ok(tx.commit().await?)
+}
+
+fn refused(error: DbErr) -> MigrateError {
+    /// PostgreSQL's code of a missing grant.
+    const INSUFFICIENT_PRIVILEGE: &str = "42501";
+    if database::code_of(&error).as_deref() == Some(INSUFFICIENT_PRIVILEGE) {
+        MigrateError::NotAllowed(error)
+    } else {
+        MigrateError::Storage(error)
+    }
+}
+
+/// What was applied to a database on a server; none when it was never migrated.
+async fn applied_by_others<M: MigratorTrait>(
+    database: &Database,
+) -> Result<Option<HashSet<String>>, DbErr> {
+    /// PostgreSQL's code of a table that is not there.
+    const UNDEFINED_TABLE: &str = "42P01";
+    if database.postgres().is_none() {
+        return Ok(None);
+    }
+    match applied::<M>(database).await {
+        Err(error) if database::code_of(&error).as_deref() == Some(UNDEFINED_TABLE) => Ok(None),
+        applied => applied.map(Some),
+    }
+}
+
+/// Whether a database to which `applied` was done has all of `M`'s migrations, and serves this binary.
+async fn is_up_to_date<M: MigratorTrait>(
+    applied: &HashSet<String>,
+    db: &impl ConnectionTrait,
+) -> Result<bool, MigrateError> {
+    let migrations = M::migrations();
+    let ours: Vec<&str> = migrations.iter().map(|one| one.name()).collect();
+    let missing = ours.iter().find(|&&name| !applied.contains(name));
+    if applied.iter().all(|name| ours.contains(&name.as_str())) {
+        return Ok(missing.is_none());
+    }
+    let needs = record::oldest_binary(db).await?.unwrap_or_default();
     if parse(env!("CARGO_PKG_VERSION")) < parse(&needs) {
         return Err(MigrateError::TooOld {
             needs,
             is: env!("CARGO_PKG_VERSION"),
         });
     }
-    if let Some(missing) = ours.into_iter().find(|name| !applied.contains(name)) {
-        return Err(MigrateError::Diverged(missing));
+    if let Some(&missing) = missing {
+        return Err(MigrateError::Diverged(missing.to_owned()));
     }
     tracing::info!("a newer release has brought the database further; this one can use it as well");
-    Ok(())
+    Ok(true)
 }
 
 /// The first of `M`'s migrations that `database` lacks: it belongs to another service, or is not up to date.
@@ -78,18 +121,19 @@ pub async fn bring_up<M: MigratorTrait>(database: &Database) -> Result<(), Migra
 /// # Errors
 /// The database's, also when it was never migrated by anyone.
 pub async fn missing<M: MigratorTrait>(database: &Database) -> Result<Option<String>, DbErr> {
+    let applied = applied::<M>(database).await?;
+    let ours = M::migrations().into_iter().map(|one| one.name().to_owned());
+    Ok(ours.into_iter().find(|name| !applied.contains(name)))
+}
+
+async fn applied<M: MigratorTrait>(database: &Database) -> Result<HashSet<String>, DbErr> {
     let db = database.read();
     let query = Query::select()
         .column(Alias::new("version"))
         .from(M::migration_table_name())
         .to_owned();
     let rows = db.query_all(&query).await?;
-    let applied: HashSet<String> = rows
-        .iter()
-        .map(|row| row.try_get("", "version"))
-        .collect::<Result<_, _>>()?;
-    let ours = M::migrations().into_iter().map(|one| one.name().to_owned());
-    Ok(ours.into_iter().find(|name| !applied.contains(name)))
+    rows.iter().map(|row| row.try_get("", "version")).collect()
 }
 
 /// The numbers of a release.
