@@ -64,7 +64,75 @@ impl Validate for Config {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Where a secret may stand: the key, and what it is set to, with S for the secret.
+    const SECRETS: [(&str, &str); 19] = [
+        ("database.url", "postgres://app:S@127.0.0.1/m"),
+        (
+            "database.url",
+            "postgres://db/m?sslmode=verify-full&user=app&password=S",
+        ),
+        (
+            "database.url",
+            "postgres://db/m?sslmode=verify-full&options=-c%20x%3DS",
+        ),
+        (
+            "database.url",
+            "postgres://db/m?sslmode=verify-full&options[x]=S",
+        ),
+        (
+            "database.url",
+            "postgres://db/m?sslmode=verify-full&pasword=S",
+        ),
+        ("database.url", "app:S"),
+        ("bus.url", "nats://ann:S@127.0.0.1:4222,tls://S@two:4222"),
+        ("bus.url", "S@127.0.0.1:4222"),
+        ("member.coupon_address", "http://ann:S@coupon:50051"),
+        ("member.coupon_address", "http://coupon:50051/?token=S"),
+        ("member.coupon_address", "https://ann:S@coupon:50051"),
+        ("telemetry.otlp_endpoint", "http://ann:S@otel:4317"),
+        ("telemetry.otlp_endpoint", "http://otel:4317?key=S"),
+        ("telemetry.otlp_endpoint", "ann:S@otel:4317"),
+        ("notification.channel.smtp.url", "smtps://ann:S@mail:465"),
+        ("notification.channel.smtp.url", "ann:S@mail"),
+        (
+            "notification.channel.webhook.url",
+            "https://ann:S@hooks/a?key=S",
+        ),
+        ("notification.channel.webhook.url", "S"),
+        ("notification.channel.webhook.secret", "S"),
+    ];
+
+    proptest! {
+        #[test]
+        fn no_secret_is_in_what_is_printed_nor_in_an_error(
+            // Whatever a password generator makes; QZ so that no other text has it by chance.
+            parts in proptest::collection::vec("QZ[0-9]|[!-~]", 4..12),
+            channel in prop::sample::select(vec!["log", "smtp", "webhook"]),
+        ) {
+            let secret = format!("QZ{}ZQ", parts.concat());
+            for (key, value) in SECRETS {
+                let value = serde_json::Value::String(value.replace('S', &secret));
+                let (section, name) = key.rsplit_once('.').unwrap();
+                let mut text = format!("[{section}]\n{name} = {value}\n");
+                if section != "notification.channel" {
+                    text = format!("[notification.channel]\nkind = \"{channel}\"\n{text}");
+                }
+                let file = tempfile::NamedTempFile::new().unwrap();
+                std::fs::write(&file, text).unwrap();
+                let told = match Config::load(Some(file.path())) {
+                    Ok(config) => config::print(&config).unwrap(),
+                    Err(error) => error.to_string(),
+                };
+                for part in ["QZ", "ZQ"] {
+                    prop_assert!(!told.contains(part), "{key} = {value}: {told}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn the_compiled_in_defaults_are_valid_and_print() {

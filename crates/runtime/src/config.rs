@@ -24,7 +24,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use self::environment::Variable;
 pub use self::{
     problems::{Problems, Validate},
-    secret::{Secret, redact_url, serialize_url},
+    secret::{REDACTED, Secret, redact_url, serialize_url},
 };
 
 /// Why there is no configuration.

@@ -87,11 +87,13 @@ impl Validate for TelemetryConfig {
             );
         }
         // Plain text only: inside the mesh the sidecar encrypts.
-        if !self.otlp_endpoint.is_empty() && !self.otlp_endpoint.starts_with("http://") {
-            let is = &self.otlp_endpoint;
+        let endpoint = &self.otlp_endpoint;
+        let is_url = endpoint.starts_with("http://") && endpoint.parse::<http::Uri>().is_ok();
+        if !endpoint.is_empty() && !is_url {
+            // What it is could quote a password.
             problems.add(
                 "otlp_endpoint",
-                format_args!("must be empty or start with http://, is {is:?}"),
+                "must be a URL such as http://otel-collector:4317, or empty",
             );
         }
     }

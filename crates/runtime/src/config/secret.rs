@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-const REDACTED: &str = "<redacted>";
+/// What is shown instead.
+pub const REDACTED: &str = "<redacted>";
 
 /// A value that neither `Debug` nor `config print` shows.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -56,50 +57,87 @@ impl Serialize for Secret {
     }
 }
 
-/// `url` without its password, token or secret query values; rather hides too much than too little.
+/// Parameters of URLs that are shown; the value of any other could be a password.
+const SHOWN: [&str; 13] = [
+    "application_name",
+    "dbname",
+    "host",
+    "hostaddr",
+    "port",
+    "ssl-ca",
+    "ssl-mode",
+    "ssl-root-cert",
+    "sslmode",
+    "sslrootcert",
+    "statement-cache-capacity",
+    "tls",
+    "user",
+];
+
+/// `url` without its password, token or any parameter that is not known to be harmless; rather hides too much than too
+/// little.
 #[must_use]
 pub fn redact_url(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         // NATS takes a server without a scheme, and a token before it.
-        return match url.rsplit_once('@') {
-            Some((_, server)) => format!("{REDACTED}@{server}"),
-            None => url.to_owned(),
-        };
+        return redact_authority("", url);
     };
-    // The last @ of all: a password may hold any character, escaped or not.
-    let (user, rest) = match rest.rsplit_once('@') {
-        Some((userinfo, rest)) => (Some(redact_userinfo(scheme, userinfo)), rest),
-        None => (None, rest),
-    };
-    let mut redacted = format!("{scheme}://{}", user.unwrap_or_default());
-    match rest.split_once('?') {
-        Some((rest, query)) => {
-            let query: Vec<_> = query.split('&').map(redact_parameter).collect();
-            redacted.push_str(rest);
-            redacted.push('?');
-            redacted.push_str(&query.join("&"));
-        }
-        None => redacted.push_str(rest),
+    if !is_made_of(scheme, "+-.") {
+        return REDACTED.to_owned();
     }
-    redacted
+    let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    // A password that holds one of these ends only at the last @.
+    if tail.contains('@') {
+        return format!("{scheme}://{REDACTED}");
+    }
+    let (tail, fragment) = match tail.split_once('#') {
+        Some((tail, _)) => (tail, format!("#{REDACTED}")),
+        None => (tail, String::new()),
+    };
+    let (path, query) = match tail.split_once('?') {
+        Some((path, query)) => {
+            let query: Vec<_> = query.split('&').map(redact_parameter).collect();
+            (path, format!("?{}", query.join("&")))
+        }
+        None => (tail, String::new()),
+    };
+    let authority = redact_authority(scheme, authority);
+    format!("{scheme}://{authority}{path}{query}{fragment}")
 }
 
-fn redact_userinfo(scheme: &str, userinfo: &str) -> String {
-    match userinfo.split_once(':') {
-        Some((user, _)) => format!("{user}:{REDACTED}@"),
+/// User, password, host and port: `user:password@host:port`.
+fn redact_authority(scheme: &str, authority: &str) -> String {
+    let (userinfo, server) = match authority.rsplit_once('@') {
+        Some((userinfo, server)) => (Some(userinfo), server),
+        None => (None, authority),
+    };
+    let port = server.rsplit_once(':').map(|(_, port)| port);
+    let is_server = is_made_of(server, ".-_:[]%,")
+        && port.is_none_or(|port| port.ends_with(']') || port.bytes().all(|b| b.is_ascii_digit()));
+    let server = if is_server { server } else { REDACTED };
+    match userinfo.map(|userinfo| (userinfo.split_once(':'), userinfo)) {
+        None => server.to_owned(),
+        Some((Some((user, _)), _)) => format!("{user}:{REDACTED}@{server}"),
         // A name alone is a name for databases, a token for NATS.
-        None if scheme.starts_with("postgres") => format!("{userinfo}@"),
-        None => format!("{REDACTED}@"),
+        Some((None, user)) if scheme.starts_with("postgres") => format!("{user}@{server}"),
+        Some((None, _)) => format!("{REDACTED}@{server}"),
     }
+}
+
+/// Parameters that hold secrets; of any other the name, too, could be a part of one.
+const NAMED: [&str; 5] = ["key", "options", "password", "secret", "token"];
+
+/// Whether `text` has only letters, digits and `others`.
+fn is_made_of(text: &str, others: &str) -> bool {
+    text.chars()
+        .all(|c| c.is_ascii_alphanumeric() || others.contains(c))
 }
 
 fn redact_parameter(parameter: &str) -> String {
-    const SECRET: [&str; 4] = ["password", "secret", "token", "key"];
     match parameter.split_once('=') {
-        Some((name, _)) if SECRET.iter().any(|s| name.to_ascii_lowercase().contains(s)) => {
-            format!("{name}={REDACTED}")
-        }
-        _ => parameter.to_owned(),
+        Some((name, _)) if SHOWN.contains(&name) => parameter.to_owned(),
+        Some((name, _)) if NAMED.contains(&name) => format!("{name}={REDACTED}"),
+        _ => REDACTED.to_owned(),
     }
 }
 

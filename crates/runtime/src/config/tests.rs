@@ -163,16 +163,32 @@ fn urls_lose_their_secrets_only() {
         ),
         ("postgres://app@db/m", "postgres://app@db/m"),
         (
-            "postgres://app:p@s/w?d@db/m",
+            "postgres://app:p@s%2Fw@db/m",
             "postgres://app:<redacted>@db/m",
         ),
+        // Where the password ends is anybody's guess.
+        ("postgres://app:p@s/w?d@db/m", "postgres://<redacted>"),
+        ("postgres://app:p/w@db/m", "postgres://<redacted>"),
         (
-            "postgres://db/m?password=x&a=b",
-            "postgres://db/m?password=<redacted>&a=b",
+            "postgres://db/m?options=-c%20x%3Dy&sslmode=verify-full#z",
+            "postgres://db/m?options=<redacted>&sslmode=verify-full#<redacted>",
+        ),
+        ("postgres://db/m?x", "postgres://db/m?<redacted>"),
+        (
+            "http://ann:pw@coupon:50051",
+            "http://ann:<redacted>@coupon:50051",
+        ),
+        ("http://[::1]:50051", "http://[::1]:50051"),
+        (
+            "postgres://db/m?password=x&host=b",
+            "postgres://db/m?password=<redacted>&host=b",
         ),
         ("nats://t0ken@nats:4222", "nats://<redacted>@nats:4222"),
         ("t0ken@nats:4222", "<redacted>@nats:4222"),
-        ("not a url", "not a url"),
+        ("nats:4222", "nats:4222"),
+        ("", ""),
+        ("app:pw", "<redacted>"),
+        ("not a url", "<redacted>"),
     ] {
         assert_eq!(redact_url(url), shown);
     }

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use async_nats::ServerAddr;
-use couponmesh_runtime::config::{Problems, Validate, redact_url};
+use couponmesh_runtime::config::{Problems, REDACTED, Validate, redact_url};
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -63,7 +63,17 @@ impl Validate for NatsConfig {
     }
 }
 
+/// A comma in a password would divide it.
+fn redact_urls(urls: &str) -> String {
+    let one_by_one: Vec<&str> = urls.split(',').collect();
+    let schemes = one_by_one.iter().filter(|url| url.contains("://")).count();
+    if urls.contains('@') && schemes != 0 && schemes != one_by_one.len() {
+        return REDACTED.to_owned();
+    }
+    let redacted: Vec<String> = one_by_one.into_iter().map(redact_url).collect();
+    redacted.join(",")
+}
+
 fn serialize_urls<S: Serializer>(urls: &str, serializer: S) -> Result<S::Ok, S::Error> {
-    let redacted: Vec<String> = urls.split(',').map(redact_url).collect();
-    serializer.serialize_str(&redacted.join(","))
+    serializer.serialize_str(&redact_urls(urls))
 }
