@@ -138,6 +138,9 @@ impl Stack {
     /// The servers that `config` names, for a replica of `service`. The bus is connected in the background.
     #[must_use]
     pub fn servers(config: &Config, service: &str, sources: Sources) -> Self {
+        if config.bus.is_exposed() {
+            tracing::warn!("bus.insecure: the bus is beyond this machine, and called without TLS");
+        }
         let Sources { clock, random, .. } = &sources;
         let replica = random.uuid_v7(clock.now());
         let nats = NatsBus::start(
@@ -251,6 +254,11 @@ impl Stack {
 /// # Errors
 /// When it stays away, or does not let us in, for as long as configured; at once when it cannot be used.
 pub async fn connect(config: &DatabaseConfig, service: &str) -> Result<Database, StackError> {
+    if config.is_exposed() {
+        tracing::warn!(
+            "database.insecure: the database is beyond this machine, and whether it is the right one is not verified"
+        );
+    }
     let end = Instant::now() + config.start_timeout;
     loop {
         let source = match Database::open_postgres(config, service).await {

@@ -185,11 +185,50 @@ async fn the_printed_configuration_hides_the_secrets_of_servers() {
     ] {
         let call = Call::new(&["config", "print"])
             .set("DATABASE__URL", &database)
-            .set("BUS__URL", &bus);
+            .set("DATABASE__INSECURE", "true")
+            .set("BUS__URL", &bus)
+            .set("BUS__INSECURE", "true");
         let printed = call.finish().await;
         assert!(printed.status.success(), "{printed:?}");
         assert_silent_about_secrets(&printed);
         assert!(printed.stdout.contains("postgres"), "{printed:?}");
         assert!(printed.stdout.contains(":4222"), "{printed:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_beyond_this_machine_are_verified_unless_told_otherwise_which_is_said() {
+    if !couponmesh_testbed::on_servers() {
+        return;
+    }
+    // This machine all the same, where nobody listens.
+    let (database, bus) = ("postgres://member@0.0.0.0:1/member", "nats://0.0.0.0:1");
+    let serve = serve("coupon", database, bus).set("DATABASE__START_TIMEOUT", "1s");
+    let refused = serve.finish().await;
+    refused.assert_refused(&[
+        "database.url",
+        "sslmode=verify-full",
+        "database.insecure = true",
+        "bus.url",
+        "tls://",
+        "bus.insecure = true",
+    ]);
+    for verified in ["sslmode=verify-full", "ssl-mode=verify-full"] {
+        let url = format!("{database}?{verified}");
+        let print = Call::new(&["config", "print"]).set("DATABASE__URL", &url);
+        let printed = print.finish().await;
+        assert!(printed.status.success(), "{printed:?}");
+    }
+    let told = serve
+        .set("DATABASE__INSECURE", "true")
+        .set("BUS__INSECURE", "true");
+    let told = told.finish().await;
+    for key in ["database.insecure", "bus.insecure"] {
+        let said = told.stderr.lines().filter(|line| line.contains(key));
+        let said: Vec<&str> = said.collect();
+        assert!(
+            matches!(said[..], [line] if line.contains("WARN")),
+            "{key}: {told:?}"
+        );
     }
 }

@@ -12,6 +12,7 @@ pub mod group_commit;
 pub mod grpc;
 pub mod id;
 pub mod lines;
+pub mod net;
 pub mod page;
 pub mod random;
 pub mod running;

@@ -75,10 +75,11 @@ impl Drop for Databases {
 pub fn config(url: &str) -> DatabaseConfig {
     DatabaseConfig {
         url: url.to_owned(),
+        insecure: false,
         max_connections: 8,
         acquire_timeout: Duration::from_secs(5),
         statement_timeout: Duration::from_secs(10),
-        start_timeout: Duration::from_secs(30),
         commit_timeout: Duration::from_secs(4),
+        start_timeout: Duration::from_secs(30),
     }
 }

@@ -106,4 +106,10 @@ runtimeValues:
 - name: COUPONMESH__BUS__URL
   valueFrom: { secretKeyRef: { name: {{ $secret }}, key: bus-url } }
 - { name: COUPONMESH__BUS__REPLICAS, value: {{ $root.Values.bus.replicas | quote }} }
+{{- if or $root.Values.bundled.enabled $root.Values.insecure.database }}
+- { name: COUPONMESH__DATABASE__INSECURE, value: "true" }
+{{- end }}
+{{- if or $root.Values.bundled.enabled $root.Values.insecure.bus }}
+- { name: COUPONMESH__BUS__INSECURE, value: "true" }
+{{- end }}
 {{- end }}

@@ -96,6 +96,7 @@ pub(crate) async fn nats_bus(nats: &Nats) -> NatsBus {
 
 pub(crate) fn nats_config(nats: &Nats) -> NatsConfig {
     NatsConfig {
+        insecure: false,
         url: nats.url(),
         credentials_file: Default::default(),
         tls_ca_file: Default::default(),

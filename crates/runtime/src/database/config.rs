@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
+use sea_orm::sqlx::postgres::PgSslMode;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Problems, Validate, serialize_url};
+use crate::{
+    config::{Problems, Validate, serialize_url},
+    net::is_this_machine,
+};
 
 /// A PostgreSQL database. The keys are explained in `config.default.toml`.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -13,6 +17,8 @@ pub struct DatabaseConfig {
     /// Where it is, and who we are there; empty for none.
     #[serde(serialize_with = "serialize_url")]
     pub url: String,
+    /// Whether a server beyond this machine may do without `sslmode=verify-full`.
+    pub insecure: bool,
     /// Connections at the most.
     pub max_connections: u32,
     /// How long a caller waits for a connection.
@@ -21,15 +27,29 @@ pub struct DatabaseConfig {
     /// How long one statement may take.
     #[serde(with = "humantime_serde")]
     pub statement_timeout: Duration,
+    /// How long a commit may take.
+    #[serde(with = "humantime_serde")]
+    pub commit_timeout: Duration,
     /// How long a database that cannot be reached at the start is tried.
     #[serde(with = "humantime_serde")]
     pub start_timeout: Duration,
 }
 
+impl DatabaseConfig {
+    /// Whether a server beyond this machine is taken at its word: anyone on the way could be it, or read along.
+    #[must_use]
+    pub fn is_exposed(&self) -> bool {
+        super::postgres::parse(&self.url).is_ok_and(|options| {
+            let host = options.get_host();
+            let is_socket = options.get_socket().is_some() || host.starts_with('/');
+            !is_socket
+                && !is_this_machine(host)
+                && !matches!(options.get_ssl_mode(), PgSslMode::VerifyFull)
+        })
+    }
+}
+
 impl Validate for DatabaseConfig {
-    /// How long a commit may take.
-    #[serde(with = "humantime_serde")]
-    pub commit_timeout: Duration,
     fn validate(&self, problems: &mut Problems) {
         let second = Duration::from_secs(1);
         if !self.url.is_empty() && super::postgres::parse(&self.url).is_err() {
@@ -37,6 +57,13 @@ impl Validate for DatabaseConfig {
             problems.add(
                 "url",
                 "must be like postgres://user:password@host:5432/database",
+            );
+        }
+        if self.is_exposed() && !self.insecure {
+            problems.add(
+                "url",
+                "leads beyond this machine without ?sslmode=verify-full (and sslrootcert=FILE): add it, or set \
+                 database.insecure = true where the network is trusted, e.g. inside a mesh",
             );
         }
         // Migrations hold one while they use another.
@@ -51,6 +78,7 @@ impl Validate for DatabaseConfig {
             self.statement_timeout,
             second..=second * 600,
         );
+        problems.duration("commit_timeout", self.commit_timeout, second..=second * 60);
         problems.duration(
             "start_timeout",
             self.start_timeout,
@@ -58,4 +86,3 @@ impl Validate for DatabaseConfig {
         );
     }
 }
-        problems.duration("commit_timeout", self.commit_timeout, second..=second * 60);

@@ -3,7 +3,10 @@
 use std::{path::PathBuf, time::Duration};
 
 use async_nats::ServerAddr;
-use couponmesh_runtime::config::{Problems, REDACTED, Validate, redact_url};
+use couponmesh_runtime::{
+    config::{Problems, REDACTED, Validate, redact_url},
+    net,
+};
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -18,6 +21,8 @@ pub struct NatsConfig {
     pub credentials_file: PathBuf,
     /// A PEM file with a further certificate authority; empty for none.
     pub tls_ca_file: PathBuf,
+    /// Whether a server beyond this machine may do without TLS.
+    pub insecure: bool,
     /// How large the stream may become when it is made here.
     pub max_bytes: i64,
     /// How many servers keep a copy of the stream when it is made here.
@@ -32,6 +37,15 @@ impl NatsConfig {
     pub(super) fn addresses(&self) -> Option<Vec<ServerAddr>> {
         let urls = self.url.split(',').map(str::trim);
         urls.map(|url| url.parse().ok()).collect()
+    }
+
+    /// Whether a server beyond this machine is called without TLS.
+    #[must_use]
+    pub fn is_exposed(&self) -> bool {
+        let addresses = self.addresses().unwrap_or_default();
+        addresses.iter().any(|address| {
+            !matches!(address.scheme(), "tls" | "wss") && !net::is_this_machine(address.host())
+        })
     }
 
     /// The user name and password of the first URL that has them. The client reads them, and does not use them.
@@ -51,6 +65,13 @@ impl Validate for NatsConfig {
         if !self.url.is_empty() && self.addresses().is_none() {
             // The parser's own words could quote the password.
             problems.add("url", "must be like nats://host:4222 or tls://host:4222");
+        }
+        if !self.url.is_empty() && self.is_exposed() && !self.insecure {
+            problems.add(
+                "url",
+                "leads beyond this machine without TLS: use tls://, or set bus.insecure = true where the network is \
+                 trusted, e.g. inside a mesh",
+            );
         }
         problems.range("max_bytes", self.max_bytes, 1_048_576..=i64::MAX);
         problems.range("replicas", self.replicas, 1..=5);
