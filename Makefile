@@ -82,7 +82,7 @@ mesh-test: image ## install the chart on the cluster of KUBECONFIG, test it ther
 	@scripts/tools "$(TOOLS)" grpcurl
 	PATH="$(TOOLS)/bin:$$PATH" scripts/mesh-test "$(TARGET)" "$(IMAGE_BINARY)"
 
-mesh-soak: image ## the same at length, and each protection taken away (25 minutes)
+mesh-soak: image ## the same at length, and each protection taken away (40 minutes)
 	@scripts/tools "$(TOOLS)" grpcurl
 	PATH="$(TOOLS)/bin:$$PATH" COUPONMESH_SOAK=1 scripts/mesh-test "$(TARGET)" "$(IMAGE_BINARY)"
 

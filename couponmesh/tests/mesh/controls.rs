@@ -11,6 +11,7 @@ use crate::{
     failure::an_outage_opens_the_circuit,
     fault::Fault,
     frozen::{UNPROBED, assert_read, read_past_a_frozen_pod},
+    gateway::large_headers_are_refused,
     overload::{refused_of, the_sidecar_refuses_what_is_too_much},
     policies::only_member_may_cancel,
     rollout::{nothing_fails_in_a_rollout, roll},
@@ -175,6 +176,19 @@ async fn control_without_ejection_a_frozen_pod_swallows_reads() {
     assert_red("settings", settings.as_deref(), "maxEjectionPercent in");
     assert_red("frozen pod", slow.as_deref(), "were slow");
     assert_red("frozen pod", failed.as_deref(), "calls failed");
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make mesh-soak"]
+async fn control_without_a_limit_at_the_gateway_large_headers_get_in() {
+    let cluster = Cluster::here();
+    let unlimited = "istio.ingress.maxRequestHeadersKb=0";
+    cluster.upgrade(&[unlimited]).await;
+    let settings = complaint(the_gateway_is_as_installed(&cluster)).await;
+    let headers = complaint(large_headers_are_refused(&cluster)).await;
+    cluster.upgrade(&[]).await;
+    assert_red("settings", settings.as_deref(), "maxRequestHeadersKb");
+    assert_red("large headers", headers.as_deref(), "were let through");
 }
 
 #[tokio::test]

@@ -177,24 +177,27 @@ async fn page_with_header(cluster: &Cluster, size: usize) -> Code {
         .code()
 }
 
-/// The gateway refuses them: the services' connections are shared by all callers.
-#[tokio::test]
-#[ignore = "needs a cluster: make mesh-test"]
-async fn headers_that_are_too_large_cost_nobody_but_their_caller() {
-    let cluster = Cluster::here();
+/// The gateway refuses large headers: all callers share the services' connections.
+pub(crate) async fn large_headers_are_refused(cluster: &Cluster) {
     // As large as it may be, through every hop.
-    let largest = page_with_header(&cluster, 13_000).await;
+    let largest = page_with_header(cluster, 13_000).await;
     assert_eq!(largest, Code::NotFound);
-    let ids = register(&cluster, 16).await;
-    let callers = Callers::begin("large headers", &cluster, 2, 0, ids);
+    let ids = register(cluster, 16).await;
+    let callers = Callers::begin("large headers", cluster, 2, 0, ids);
     let end = Instant::now() + Duration::from_secs(10);
     for size in [17_000, 30_000, 48_000, 60_000].into_iter().cycle() {
         if Instant::now() > end {
             break;
         }
-        let refused = page_with_header(&cluster, size).await;
+        let refused = page_with_header(cluster, size).await;
         assert_ne!(refused, Code::NotFound, "{size} bytes were let through");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     callers.go_home().await.assert_kept();
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make mesh-test"]
+async fn headers_that_are_too_large_cost_nobody_but_their_caller() {
+    large_headers_are_refused(&Cluster::here()).await;
 }
