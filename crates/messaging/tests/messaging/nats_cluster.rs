@@ -21,7 +21,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::{
     nats_bus::{events, ids},
-    support::{TICKED, TICKS, config, eventually},
+    support::{TICKED, TICKS, config, eventually, nats_config_at},
 };
 
 const ONE_COPY: &str = "keeps one copy of the events, and loses them with one server";
@@ -71,12 +71,9 @@ impl MakeWriter<'_> for Log {
 /// A replica's bus, and what it logs.
 async fn bus(cluster: &NatsCluster, replicas: usize) -> (NatsBus, Log) {
     let config = NatsConfig {
-        url: cluster.url(),
-        credentials_file: Default::default(),
-        tls_ca_file: Default::default(),
-        max_bytes: 64 * 1_024 * 1_024,
         replicas,
         start_timeout: Duration::from_secs(60),
+        ..nats_config_at(cluster.url())
     };
     let log = Log::default();
     let _listening = log.listen();

@@ -95,9 +95,13 @@ pub(crate) async fn nats_bus(nats: &Nats) -> NatsBus {
 }
 
 pub(crate) fn nats_config(nats: &Nats) -> NatsConfig {
+    nats_config_at(nats.url())
+}
+
+pub(crate) fn nats_config_at(url: String) -> NatsConfig {
     NatsConfig {
         insecure: false,
-        url: nats.url(),
+        url,
         credentials_file: Default::default(),
         tls_ca_file: Default::default(),
         max_bytes: 64 * 1_024 * 1_024,
