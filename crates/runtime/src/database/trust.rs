@@ -92,7 +92,7 @@ impl Losses {
         {
             return;
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
