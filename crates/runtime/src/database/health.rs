@@ -90,7 +90,8 @@ impl Probe {
                     // Whatever waited for a standby, it was on a server that is away now.
                     trust.set_stuck(false);
                     if answer.is_err() {
-                        trust.lose();
+                        // Its answer may be on the way, on a connection of the callers'.
+                        trust.suspect();
                     }
                     Health::Away
                 }

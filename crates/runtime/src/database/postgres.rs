@@ -123,12 +123,12 @@ pub(super) async fn open(
                 .after_release(move |connection, meta| {
                     let trust = after.trust.clone();
                     Box::pin(async move {
-                        if trust.is_lost(meta.age) {
-                            return Ok(false);
-                        }
                         // A statement that was given up leaves its answer on the way, for which the pool would wait
                         // without end.
-                        Ok(!trust.is_suspicious() || answers(connection, CHECK_TIMEOUT).await)
+                        let is_lost = trust.is_lost(meta.age)
+                            || trust.is_suspicious() && !answers(connection, CHECK_TIMEOUT).await;
+                        // An error has it closed without a word to the server, for which it could wait as well.
+                        (!is_lost).then_some(true).ok_or(Error::PoolTimedOut)
                     })
                 })
         });
