@@ -115,12 +115,13 @@ fn redact_authority(scheme: &str, authority: &str) -> String {
     let is_server = is_made_of(server, ".-_:[]%,")
         && port.is_none_or(|port| port.ends_with(']') || port.bytes().all(|b| b.is_ascii_digit()));
     let server = if is_server { server } else { REDACTED };
+    let is_database = scheme.starts_with("postgres");
     match userinfo.map(|userinfo| (userinfo.split_once(':'), userinfo)) {
         None => server.to_owned(),
-        Some((Some((user, _)), _)) => format!("{user}:{REDACTED}@{server}"),
-        // A name alone is a name for databases, a token for NATS.
-        Some((None, user)) if scheme.starts_with("postgres") => format!("{user}@{server}"),
-        Some((None, _)) => format!("{REDACTED}@{server}"),
+        Some((Some((user, _)), _)) if is_database => format!("{user}:{REDACTED}@{server}"),
+        Some((None, user)) if is_database => format!("{user}@{server}"),
+        // Elsewhere what looks like a name may be a token, or a part of it.
+        Some(_) => format!("{REDACTED}@{server}"),
     }
 }
 

@@ -176,7 +176,7 @@ fn urls_lose_their_secrets_only() {
         ("postgres://db/m?x", "postgres://db/m?<redacted>"),
         (
             "http://ann:pw@coupon:50051",
-            "http://ann:<redacted>@coupon:50051",
+            "http://<redacted>@coupon:50051",
         ),
         ("http://[::1]:50051", "http://[::1]:50051"),
         (

@@ -84,11 +84,11 @@ impl Validate for NatsConfig {
     }
 }
 
-/// A comma in a password would divide it.
+/// A comma may also stand in a password or token, and divide that.
 fn redact_urls(urls: &str) -> String {
     let one_by_one: Vec<&str> = urls.split(',').collect();
-    let schemes = one_by_one.iter().filter(|url| url.contains("://")).count();
-    if urls.contains('@') && schemes != 0 && schemes != one_by_one.len() {
+    let all_have_schemes = one_by_one.iter().all(|url| url.contains("://"));
+    if urls.contains('@') && one_by_one.len() > 1 && !all_have_schemes {
         return REDACTED.to_owned();
     }
     let redacted: Vec<String> = one_by_one.into_iter().map(redact_url).collect();
