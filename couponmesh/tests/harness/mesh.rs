@@ -81,15 +81,26 @@ impl Mesh {
         mesh
     }
 
+    /// All four services, set up otherwise, at a time that stands still until `clock` is advanced.
+    pub(crate) async fn by(clock: &Clock, change: impl FnOnce(&mut Config)) -> Self {
+        let mut mesh = Self::idle_by(clock.clone(), change).await;
+        mesh.start_all().await;
+        mesh
+    }
+
     /// No service yet: for those that must not miss the first event.
     pub(crate) async fn idle(change: impl FnOnce(&mut Config)) -> Self {
+        Self::idle_by(Clock::system(), change).await
+    }
+
+    async fn idle_by(clock: Clock, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = quick();
         change(&mut config);
         let coupon_way = CouponWay::open().await;
         config.member.coupon_address = coupon_way.url();
         let home = Home {
             backend: Backend::new().await,
-            clock: Clock::system(),
+            clock,
             config,
             faults: Faults::none(),
             bus: BadBus::default(),

@@ -45,6 +45,14 @@ pub(crate) struct Webhook {
 struct Desk {
     delivered: Vec<Delivered>,
     refuse: usize,
+    answer: Answer,
+}
+
+/// What the receiver answers, once it has refused as many deliveries as it was to refuse.
+#[derive(Clone, Copy, Default)]
+struct Answer {
+    status: StatusCode,
+    retry_after: Option<&'static str>,
 }
 
 impl Webhook {
@@ -63,6 +71,22 @@ impl Webhook {
             }
         });
         webhook
+    }
+
+    /// Answers with `status` from now on.
+    pub(crate) fn answers(&self, status: u16) {
+        self.desk.lock().unwrap().answer = Answer {
+            status: StatusCode::from_u16(status).unwrap(),
+            retry_after: None,
+        };
+    }
+
+    /// Asks to be left alone for a while from now on.
+    pub(crate) fn asks_for(&self, retry_after: &'static str) {
+        self.desk.lock().unwrap().answer = Answer {
+            status: StatusCode::TOO_MANY_REQUESTS,
+            retry_after: Some(retry_after),
+        };
     }
 
     /// Lets notifications go here.
@@ -93,11 +117,16 @@ async fn receive(stream: TcpStream, desk: Arc<Mutex<Desk>>) {
                 headers: head.headers,
                 body: String::from_utf8(body.into()).unwrap(),
             });
-            let mut response = Response::new(Empty::<Bytes>::new());
+            let mut answer = desk.answer;
             if desk.refuse > 0 {
                 desk.refuse -= 1;
-                *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+                answer.status = StatusCode::SERVICE_UNAVAILABLE;
             }
+            let mut response = Response::builder().status(answer.status);
+            if let Some(retry_after) = answer.retry_after {
+                response = response.header("retry-after", retry_after);
+            }
+            let response = response.body(Empty::<Bytes>::new()).unwrap();
             Ok::<_, hyper::Error>(response)
         }
     });

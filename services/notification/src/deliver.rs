@@ -1,24 +1,24 @@
 //! Delivering notifications: at least once, outside any transaction.
 //!
-//! Claim (counting the attempt), send, note the outcome. When the process dies in between, the claim
-//! ends by itself and the notification is sent again, under the same identity.
+//! Claim (counting the attempt), send, note the outcome. When the process dies in between, the
+//! claim ends by itself and the notification is sent again, under the same identity. While the
+//! receiver is away, the [gate](crate::gate) lets one through at a time.
 
-use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use couponmesh_messaging::{Store, frontier::Frontier, pace::Pace};
-use couponmesh_proto::notification::v1::NotificationSent;
-use couponmesh_runtime::{
-    Context, backoff::Backoff, id::NotificationId, running::Running, wake::Wake,
-};
+use couponmesh_runtime::{Timestamp, backoff::Backoff, running::Running, telemetry, wake::Wake};
 use futures::{StreamExt as _, stream};
 use sea_orm::DbErr;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    channel::{Channel, DeliveryError, Message},
-    config::NotificationConfig,
+    channel::{Channel, Message},
+    config::{ATTEMPTS_PER_CLAIM, NotificationConfig},
+    gate,
     notifications::{self, Model},
+    outcome::{Noting, Outcome, context},
 };
 
 /// How often the table is looked at without a wake-up: for pauses that end and claims of the dead.
@@ -26,22 +26,18 @@ const POLL: Duration = Duration::from_millis(500);
 /// How long before the last one that was found the table is looked at, in microseconds: replicas' clocks differ, and
 /// the first to store need not be the first to commit.
 const MARGIN: i64 = 2_000_000;
-/// How much longer than an attempt a claim lasts: for noting the outcome.
-const CLAIM_MARGIN: Duration = Duration::from_secs(10);
 /// How long a delivery that was begun may go on after the service was told to stop.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
-/// Notifications in one round at the most, in multiples of what is under way at once.
-const ROUNDS_PER_CLAIM: usize = 4;
 
 struct Worker {
     store: Store,
     channel: Arc<Channel>,
     config: NotificationConfig,
+    /// The name of the gate before the receiver.
+    gate: String,
     pending: Wake,
     stop: CancellationToken,
 }
-
-type Outcome = (Model, Result<(), DeliveryError>);
 
 pub(crate) fn start(
     store: &Store,
@@ -54,6 +50,7 @@ pub(crate) fn start(
         store: store.clone(),
         channel: channel.clone(),
         config: config.clone(),
+        gate: format!("{} {}", channel.name(), channel.recipient()),
         pending: pending.clone(),
         stop: running.stopping(),
     });
@@ -71,8 +68,8 @@ impl Worker {
         while !self.stop.is_cancelled() {
             pace.keep().await;
             let begun = Instant::now();
-            let full = match self.round(&mut frontier).await {
-                Ok(full) => full,
+            let pause = match self.round(&mut frontier).await {
+                Ok(pause) => pause,
                 Err(error) => {
                     tracing::warn!(
                         error = &error as &dyn std::error::Error,
@@ -86,30 +83,55 @@ impl Worker {
                 }
             };
             backoff.reset();
-            if full {
-                continue;
-            }
+            let Some(pause) = pause else { continue };
             pace.rest(begun);
             tokio::select! {
                 () = self.stop.cancelled() => return,
-                () = self.pending.wait(frontier.pause()) => {}
+                () = self.pending.wait(pause) => {}
             }
         }
     }
 
-    /// Claims and delivers what is due; true when more may be.
-    async fn round(&self, frontier: &mut Frontier) -> Result<bool, DbErr> {
-        let limit = self.config.concurrency * ROUNDS_PER_CLAIM;
-        let claimed = self.claim(frontier, limit).await?;
-        if claimed.is_empty() {
-            return Ok(false);
+    /// Claims and delivers what is due; returns how long to rest before the next round, none when
+    /// more may be due.
+    async fn round(&self, frontier: &mut Frontier) -> Result<Option<Duration>, DbErr> {
+        let Some(gate) = gate::closed(self.store.read(), &self.gate).await? else {
+            let limit = self.config.concurrency * ATTEMPTS_PER_CLAIM as usize;
+            let claimed = self.claim(frontier, limit, None).await?;
+            let full = claimed.len() == limit;
+            self.deliver(claimed, &self.noting(None)).await;
+            return Ok((!full).then(|| frontier.pause()));
+        };
+        let wait = gate.wait(self.store.now(), &self.config);
+        if !wait.is_zero() {
+            return Ok(Some(wait.min(POLL)));
         }
-        let full = claimed.len() == limit;
+        // A frontier of its own: the probe is the oldest of all.
+        let mut frontier = Frontier::new(MARGIN, POLL);
+        let probe = self.claim(&mut frontier, 1, Some(&gate)).await?;
+        if probe.is_empty() {
+            return Ok(Some(POLL));
+        }
+        let noting = self.noting(Some(gate.close_time));
+        if let Some(error) = self.deliver(probe, &noting).await {
+            noting.give_up(&error).await?;
+        }
+        Ok(None)
+    }
+
+    /// Delivers and notes what came of it. Returns what the last failure said when the gate is
+    /// closed afterwards.
+    async fn deliver(&self, claimed: Vec<Model>, noting: &Noting<'_>) -> Option<String> {
+        let mut closed = noting.closed_since.is_some();
+        let limit = claimed.len().max(1);
         let deliveries = stream::iter(claimed)
             // What is not begun when the service stops is delivered by whoever claims it next.
             .take_until(self.stop.cancelled())
             .map(|notification| async {
-                let sent = self.channel.send(&message(&notification)).await;
+                let traceparent =
+                    telemetry::child_of(&context(&notification), "notification.deliver");
+                let message = message(&notification, traceparent.as_deref());
+                let sent = self.channel.send(&message).await;
                 (notification, sent)
             })
             .buffer_unordered(self.config.concurrency)
@@ -120,25 +142,39 @@ impl Worker {
             tokio::time::sleep(STOP_PATIENCE).await;
         };
         let (mut deliveries, mut out_of_patience) = (pin!(deliveries), pin!(out_of_patience));
+        let mut error = None;
         loop {
             tokio::select! {
                 outcomes = deliveries.next() => match outcomes {
-                    Some(outcomes) => self.note_all(outcomes).await,
+                    Some(outcomes) => {
+                        let mut failures = outcomes.iter().filter_map(|(_, sent)| sent.as_ref().err());
+                        let failed = failures.next_back().map(ToString::to_string);
+                        error = failed.or(error);
+                        self.note_all(noting, outcomes, &mut closed).await;
+                    }
                     None => break,
                 },
                 () = &mut out_of_patience => break,
             }
         }
-        Ok(full)
+        error.filter(|_| closed)
     }
 
-    async fn claim(&self, frontier: &mut Frontier, limit: usize) -> Result<Vec<Model>, DbErr> {
+    /// Claims what is due; with a closed gate, the next probe.
+    async fn claim(
+        &self,
+        frontier: &mut Frontier,
+        limit: usize,
+        gate: Option<&gate::Model>,
+    ) -> Result<Vec<Model>, DbErr> {
         let tx = self.store.begin("notification.claim").await?;
-        // The last of a round begins when all before it have taken their time.
-        let longest = self.config.attempt_timeout() * u32::try_from(ROUNDS_PER_CLAIM).unwrap_or(1);
-        let claimed =
-            notifications::claim(&tx, frontier, limit, tx.now().plus(longest + CLAIM_MARGIN))
-                .await?;
+        if let Some(gate) = gate {
+            let end = tx.now().plus(self.config.claim_time());
+            if !gate::take_probe(&tx, gate, end).await? {
+                return Ok(Vec::new());
+            }
+        }
+        let claimed = notifications::claim(&tx, frontier, limit, &self.config).await?;
         if !claimed.is_empty() {
             tx.commit().await?;
         }
@@ -147,9 +183,9 @@ impl Worker {
 
     /// Notes the outcomes. They are known here only, so an outage is waited out: forgetting one would
     /// send it twice.
-    async fn note_all(&self, outcomes: Vec<Outcome>) {
+    async fn note_all(&self, noting: &Noting<'_>, outcomes: Vec<Outcome>, closed: &mut bool) {
         let mut backoff = Backoff::new(self.store.random());
-        while let Err(error) = self.note(&outcomes).await {
+        while let Err(error) = noting.note(&outcomes, closed).await {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "outcomes of deliveries wait for the database"
@@ -161,63 +197,26 @@ impl Worker {
         }
     }
 
-    async fn note(&self, outcomes: &[Outcome]) -> Result<(), DbErr> {
-        let tx = self.store.begin("notification.note").await?;
-        let sent: HashMap<NotificationId, &Model> = outcomes
-            .iter()
-            .filter(|(_, sent)| sent.is_ok())
-            .map(|(notification, _)| (notification.notification_id, notification))
-            .collect();
-        for id in notifications::sent(&tx, sent.keys().copied().collect()).await? {
-            let Some(notification) = sent.get(&id) else {
-                continue;
-            };
-            let event = NotificationSent {
-                notification_id: id.to_string(),
-                member_id: notification.member_id.to_string(),
-                send_time: Some(tx.now().into()),
-            };
-            tx.append(&context(notification), notification.member_id, &event);
+    fn noting(&self, closed_since: Option<Timestamp>) -> Noting<'_> {
+        Noting {
+            store: &self.store,
+            config: &self.config,
+            channel: self.channel.name(),
+            gate: &self.gate,
+            closed_since,
+            stop: &self.stop,
         }
-        for (notification, sent) in outcomes {
-            let Err(error) = sent else { continue };
-            let attempt = notification.attempt_count;
-            let last = attempt >= self.config.max_attempts;
-            let pause = tx.random().jitter(self.config.pause_after(attempt));
-            let next = (!last).then(|| tx.now().plus(pause));
-            log(notification, error, last);
-            notifications::failed(&tx, notification.notification_id, error.to_string(), next)
-                .await?;
-        }
-        tx.commit().await
     }
 }
 
-fn message(notification: &Model) -> Message<'_> {
+fn message<'a>(notification: &'a Model, traceparent: Option<&'a str>) -> Message<'a> {
     Message {
         notification_id: notification.notification_id.0,
         member_id: notification.member_id.0,
         correlation_id: &notification.correlation_id,
+        traceparent,
         subject: &notification.subject,
         body: &notification.body,
         create_time: notification.create_time,
-    }
-}
-
-fn context(notification: &Model) -> Context {
-    Context::stored(
-        &notification.correlation_id,
-        notification.notification_id.0,
-        notification.causation_id,
-        notification.traceparent.clone(),
-    )
-}
-
-fn log(notification: &Model, error: &DeliveryError, last: bool) {
-    let (id, attempt) = (notification.notification_id, notification.attempt_count);
-    if last {
-        tracing::error!(notification.id = %id, attempt, %error, "notification given up");
-    } else {
-        tracing::warn!(notification.id = %id, attempt, %error, "notification not delivered; tried again later");
     }
 }

@@ -6,19 +6,23 @@
 //! | step | file |
 //! | --- | --- |
 //! | store the notification of a registration | [`notify`] |
-//! | deliver it, again and again until it is sent or given up | [`deliver`] |
+//! | deliver it, again and again until it is sent or given up | [`deliver`], [`outcome`] |
+//! | one attempt at a time while the receiver is away | [`gate`] |
 //! | the ways out: log, smtp, webhook | [`channel`] |
-//! | rows | [`notifications`] |
+//! | rows | [`notifications`], [`waiting`] |
 
 pub mod channel;
 mod config;
 pub mod consumer;
 pub mod deliver;
 pub mod error;
+pub mod gate;
 pub mod grpc;
 pub mod migrations;
 pub mod notifications;
 pub mod notify;
+mod outcome;
+mod waiting;
 
 pub use config::NotificationConfig;
 

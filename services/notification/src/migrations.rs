@@ -2,7 +2,7 @@
 
 use sea_orm_migration::prelude::*;
 
-use crate::notifications;
+use crate::{gate, notifications};
 
 /// Brings the database to this version's schema.
 #[derive(Debug)]
@@ -12,6 +12,7 @@ impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
         let mut migrations = couponmesh_messaging::migrations::migrations();
         migrations.push(Box::new(CreateNotification));
+        migrations.push(Box::new(OutlastOutages));
         migrations
     }
 }
@@ -47,5 +48,36 @@ impl MigrationTrait for CreateNotification {
             .col(notifications::Column::NotificationId)
             .to_owned();
         manager.create_index(by_state).await
+    }
+}
+
+/// Since when a notification fails, and the gate before a receiver that is away.
+struct OutlastOutages;
+
+impl MigrationName for OutlastOutages {
+    fn name(&self) -> &'static str {
+        "m0005_outlast_outages"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for OutlastOutages {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        // A new database has it already: its tables are made from the entities as they are now.
+        if !manager.has_column("notifications", "failing_since").await? {
+            let since = ColumnDef::new(notifications::Column::FailingSince)
+                .big_integer()
+                // The release before this one does not know it.
+                .null()
+                .to_owned();
+            let table = Table::alter()
+                .table(notifications::Entity)
+                .add_column(since)
+                .to_owned();
+            manager.alter_table(table).await?;
+        }
+        let schema = sea_orm::Schema::new(manager.get_database_backend());
+        let gates = schema.create_table_from_entity(gate::Entity);
+        manager.create_table(gates).await
     }
 }

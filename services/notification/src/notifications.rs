@@ -15,6 +15,8 @@ use sea_orm::{
     sea_query::{ExprTrait as _, LockBehavior, LockType, OnConflict},
 };
 
+use crate::{config::NotificationConfig, waiting};
+
 /// A notification.
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
 #[sea_orm(table_name = "notifications")]
@@ -45,6 +47,8 @@ pub struct Model {
     pub send_time: Option<Timestamp>,
     /// What the last failed attempt said; empty when none failed.
     pub last_error: String,
+    /// When its first attempt failed; none when none did.
+    pub failing_since: Option<Timestamp>,
     /// Shared by all that the registration caused.
     pub correlation_id: String,
     /// The event that it tells of.
@@ -63,7 +67,7 @@ pub enum State {
     /// The channel took it.
     #[sea_orm(string_value = "SENT")]
     Sent,
-    /// It was given up.
+    /// It was refused or given up.
     #[sea_orm(string_value = "FAILED")]
     Failed,
 }
@@ -157,16 +161,19 @@ pub(crate) async fn insert_new(tx: &Transaction, mut rows: Vec<Model>) -> Result
     rows::insert::<Entity, _, _>(&**tx, rows, Some(one_each)).await
 }
 
-/// Claims up to `limit` notifications that are due, oldest first, and counts an attempt at each. Until
-/// `claim_end` no one else delivers them.
+/// Claims up to `limit` notifications that are due, oldest first, and counts an attempt at each.
+/// Until the claim ends no one else delivers them.
 pub(crate) async fn claim(
     tx: &Transaction,
     frontier: &mut Frontier,
     limit: usize,
-    claim_end: Timestamp,
+    config: &NotificationConfig,
 ) -> Result<Vec<Model>, DbErr> {
     let look = frontier.look();
     let after = look.after.map(Timestamp);
+    if after.is_none() {
+        waiting::recall(tx, config.longest_wait()).await?;
+    }
     // In a statement of its own: as the subquery of an UPDATE it may be carried out more than once on
     // PostgreSQL, and go beyond its limit.
     let due = Entity::find()
@@ -191,7 +198,10 @@ pub(crate) async fn claim(
     frontier.dealt_with(last.0);
     let due = due.into_iter().map(|(id, _)| id).collect();
     Entity::update_many()
-        .col_expr(Column::NextAttemptTime, Expr::value(claim_end))
+        .col_expr(
+            Column::NextAttemptTime,
+            Expr::value(tx.now().plus(config.claim_time())),
+        )
         .col_expr(Column::AttemptCount, Expr::col(Column::AttemptCount).add(1))
         .filter(Column::NotificationId.is_in(rows::pad(due)))
         .exec_with_returning(&**tx)
@@ -211,6 +221,7 @@ pub(crate) async fn sent(
         send_time: Set(Some(tx.now())),
         next_attempt_time: Set(None),
         last_error: Set(String::new()),
+        failing_since: Set(None),
         ..Default::default()
     };
     let mut sent = Entity::update_many()
@@ -223,21 +234,32 @@ pub(crate) async fn sent(
     sent.iter().map(|row| row.try_get_by_index(0)).collect()
 }
 
-/// Notes a failed attempt. `next_attempt_time` is none when it was the last.
+/// A failed attempt.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    /// What it said.
+    pub(crate) error: String,
+    /// When the first of them failed.
+    pub(crate) since: Timestamp,
+    /// When the next may begin; none when this was the last.
+    pub(crate) next_attempt_time: Option<Timestamp>,
+}
+
+/// Notes a failed attempt.
 pub(crate) async fn failed(
     tx: &Transaction,
     id: NotificationId,
-    error: String,
-    next_attempt_time: Option<Timestamp>,
+    failed: Failed,
 ) -> Result<(), DbErr> {
     let row = ActiveModel {
-        state: Set(if next_attempt_time.is_some() {
+        state: Set(if failed.next_attempt_time.is_some() {
             State::Pending
         } else {
             State::Failed
         }),
-        next_attempt_time: Set(next_attempt_time),
-        last_error: Set(error),
+        next_attempt_time: Set(failed.next_attempt_time),
+        last_error: Set(failed.error),
+        failing_since: Set(Some(failed.since)),
         ..Default::default()
     };
     Entity::update_many()

@@ -45,6 +45,7 @@ fn new_notification(
         next_attempt_time: Some(tx.now()),
         send_time: None,
         last_error: String::new(),
+        failing_since: None,
         correlation_id: context.correlation_id.as_str().to_owned(),
         causation_id: context.causation_id,
         traceparent: context.traceparent,

@@ -42,12 +42,17 @@ pub struct ChannelConfig {
 pub struct SmtpConfig {
     /// The mail server: `smtp://host:port` in the clear (default port 25), `smtps://host:port` with TLS from
     /// the first byte (465), `smtp://host:port?tls=required` with STARTTLS (587). User name and password
-    /// go percent-encoded before the host, the name to greet with goes into the path. A secret.
+    /// go percent-encoded before the host. A secret.
     pub url: Secret,
     /// The sender: `address` or `Name <address>`.
     pub from: String,
     /// The administrator: `address` or `Name <address>`.
     pub to: String,
+    /// The name to greet the server with (EHLO). Empty (the default) for the sender's domain.
+    pub hello_name: String,
+    /// The domain of the Message-ID, by which the receiver knows a repeat: a mail that is tried
+    /// again after this has changed is another mail. Empty (the default) for the sender's domain.
+    pub message_id_domain: String,
     /// The longest one delivery may take, from connecting to the server's last answer.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
@@ -62,6 +67,8 @@ impl Default for SmtpConfig {
             url: Secret::default(),
             from: String::new(),
             to: String::new(),
+            hello_name: String::new(),
+            message_id_domain: String::new(),
             timeout: DEFAULT_TIMEOUT,
             tls_ca_file: PathBuf::new(),
         }
@@ -103,10 +110,17 @@ impl Validate for ChannelConfig {
             ChannelKind::Log => Vec::new(),
             ChannelKind::Smtp => {
                 problems.duration("smtp.timeout", self.smtp.timeout, TIMEOUTS);
+                let sender = self.smtp.sender();
+                // Both are made of the sender unless they are set.
+                let names = sender.is_ok().then(|| {
+                    let hello = self.smtp.hello().err();
+                    hello.or_else(|| self.smtp.message_id_domain().err())
+                });
                 vec![
                     self.smtp.endpoint().err(),
-                    self.smtp.sender().err(),
+                    sender.err(),
                     self.smtp.recipient().err(),
+                    names.flatten(),
                 ]
             }
             ChannelKind::Webhook => {

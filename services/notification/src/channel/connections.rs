@@ -10,11 +10,13 @@ use lettre::transport::smtp::{
     Error,
     authentication::DEFAULT_MECHANISMS,
     client::{AsyncSmtpConnection, TlsParameters},
+    extension::ClientId,
 };
 
 use super::{
     DeliveryError,
     endpoint::{Endpoint, Security},
+    failure::Cause,
 };
 
 /// Most connections that are kept.
@@ -30,14 +32,16 @@ const MAX_PARKED_AGE: Duration = Duration::from_secs(30);
 /// a shutdown) left it in, and the next mail would read the previous one's answers as its own.
 pub(super) struct Connections {
     endpoint: Endpoint,
+    hello: ClientId,
     tls: TlsParameters,
     parked: Mutex<Vec<(Instant, AsyncSmtpConnection)>>,
 }
 
 impl Connections {
-    pub(super) fn new(endpoint: Endpoint, tls: TlsParameters) -> Self {
+    pub(super) fn new(endpoint: Endpoint, hello: ClientId, tls: TlsParameters) -> Self {
         Self {
             endpoint,
+            hello,
             tls,
             parked: Mutex::new(Vec::new()),
         }
@@ -69,17 +73,16 @@ impl Connections {
             host,
             port,
             security,
-            hello,
             credentials,
         } = &self.endpoint;
         let implicit = (*security == Security::Implicit).then(|| self.tls.clone());
         let address = (host.as_str(), *port);
         let mut connection =
-            AsyncSmtpConnection::connect_tokio1(address, None, hello, implicit, None)
+            AsyncSmtpConnection::connect_tokio1(address, None, &self.hello, implicit, None)
                 .await
                 .map_err(|error| failed(&error))?;
         if *security == Security::StartTls {
-            let upgraded = connection.starttls(self.tls.clone(), hello).await;
+            let upgraded = connection.starttls(self.tls.clone(), &self.hello).await;
             upgraded.map_err(|error| failed(&error))?;
         }
         if let Some(credentials) = credentials {
@@ -98,17 +101,30 @@ impl Connections {
 /// What the server answered, or why it was not reached.
 pub(super) fn failed(error: &Error) -> DeliveryError {
     match (error.status(), error.source()) {
-        (Some(code), Some(reply)) => {
-            DeliveryError::new(format_args!("the mail server answered {code} {reply}"))
-        }
-        _ => DeliveryError::new(format_args!("the mail was not sent: {error}")),
+        (Some(code), Some(reply)) => DeliveryError::new(
+            Cause::Reply(code),
+            format_args!("the mail server answered {code} {reply}"),
+        ),
+        _ => DeliveryError::new(cause(error), format_args!("the mail was not sent: {error}")),
     }
 }
 
 /// Only the code: servers are known to repeat the command, and with it the password.
 fn refused_login(error: &Error) -> DeliveryError {
     match error.status() {
-        Some(code) => DeliveryError::new(format_args!("the mail server refused the login: {code}")),
+        Some(code) => DeliveryError::new(
+            Cause::Reply(code),
+            format_args!("the mail server refused the login: {code}"),
+        ),
         None => failed(error),
+    }
+}
+
+fn cause(error: &Error) -> Cause {
+    match error.status() {
+        Some(code) => Cause::Reply(code),
+        // What lettre calls the client's error is what the server does not support.
+        None if error.is_client() => Cause::Unable,
+        None => Cause::NoAnswer,
     }
 }

@@ -1,11 +1,13 @@
 //! Which mail server to talk to and how: what the `smtp.url` says.
 
+use std::net::IpAddr;
+
 use lettre::{
     message::Mailbox,
     transport::smtp::{authentication::Credentials, extension::ClientId},
 };
 use percent_encoding::percent_decode_str;
-use url::Url;
+use url::{Host, Url};
 
 use super::{ChannelError, SmtpConfig};
 
@@ -27,7 +29,6 @@ pub(super) struct Endpoint {
     pub(super) host: String,
     pub(super) port: u16,
     pub(super) security: Security,
-    pub(super) hello: ClientId,
     pub(super) credentials: Option<Credentials>,
 }
 
@@ -54,17 +55,39 @@ impl SmtpConfig {
                 ));
             }
         };
+        if !matches!(url.path(), "" | "/") {
+            return Err(ChannelError::new(
+                URL,
+                "has a path: the name to greet with is smtp.hello_name",
+            ));
+        }
         Ok(Endpoint {
             // The brackets of an IPv6 address belong to the URL, not to the address.
             host: host.trim_matches(['[', ']']).to_owned(),
             port: url.port().unwrap_or(port),
             security,
-            hello: match url.path().trim_matches('/') {
-                "" => ClientId::default(),
-                name => ClientId::Domain(name.to_owned()),
-            },
             credentials: credentials(&url)?,
         })
+    }
+
+    /// The name to greet the server with. By default the sender's domain, which the world knows:
+    /// the host name of a container is none that a mail server accepts.
+    pub(super) fn hello(&self) -> Result<ClientId, ChannelError> {
+        self.name("smtp.hello_name", &self.hello_name)
+    }
+
+    /// What stands behind the `@` of a Message-ID.
+    pub(super) fn message_id_domain(&self) -> Result<String, ChannelError> {
+        let name = self.name("smtp.message_id_domain", &self.message_id_domain)?;
+        Ok(name.to_string())
+    }
+
+    fn name(&self, key: &'static str, configured: &str) -> Result<ClientId, ChannelError> {
+        let name = match configured {
+            "" => host_name(self.sender()?.email.domain()),
+            configured => host_name(configured),
+        };
+        name.ok_or_else(|| ChannelError::new(key, "is not a host name"))
     }
 
     /// Who the mail is from.
@@ -94,6 +117,25 @@ fn credentials(url: &Url) -> Result<Option<Credentials>, ChannelError> {
             decode(password)?.into_owned(),
         ))),
     }
+}
+
+/// The ASCII form of a domain, or an address literal like `[192.0.2.1]`.
+fn host_name(text: &str) -> Option<ClientId> {
+    let literal = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    if let Some(literal) = literal {
+        let address = literal.strip_prefix("IPv6:").unwrap_or(literal);
+        return Some(match address.parse().ok()? {
+            IpAddr::V4(address) => ClientId::Ipv4(address),
+            IpAddr::V6(address) => ClientId::Ipv6(address),
+        });
+    }
+    Some(match Host::parse(text).ok()? {
+        Host::Domain(domain) => ClientId::Domain(domain),
+        Host::Ipv4(address) => ClientId::Ipv4(address),
+        Host::Ipv6(address) => ClientId::Ipv6(address),
+    })
 }
 
 fn mailbox(key: &'static str, text: &str) -> Result<Mailbox, ChannelError> {

@@ -1,14 +1,17 @@
 //! How a notification leaves: the log, an e-mail or a webhook.
 //!
-//! A channel makes one attempt and says whether it worked; when to try again is the worker's business. An
-//! attempt that failed may have arrived all the same, so every repeat carries the notification's id as
-//! its identity and the receiver drops what it knows.
+//! A channel makes one attempt and says whether it worked, and if not, whether a repeat may
+//! ([`Failure`]); when to try again is the worker's business. An attempt that failed may have
+//! arrived all the same, so every repeat carries the notification's id as its identity and the
+//! receiver drops what it knows.
 
 mod config;
 mod connections;
 mod endpoint;
 mod error;
+mod failure;
 mod log;
+pub(crate) mod retry_after;
 mod smtp;
 mod tls;
 mod webhook;
@@ -19,6 +22,7 @@ use uuid::Uuid;
 pub use self::{
     config::{ChannelConfig, ChannelKind, SmtpConfig, WebhookConfig},
     error::{ChannelError, DeliveryError},
+    failure::Failure,
     log::Log,
     smtp::Smtp,
     webhook::Webhook,
@@ -33,6 +37,8 @@ pub struct Message<'a> {
     pub member_id: Uuid,
     /// Shared by everything that the registration caused.
     pub correlation_id: &'a str,
+    /// W3C trace context of this attempt; none when the registration came without one.
+    pub traceparent: Option<&'a str>,
     /// One line.
     pub subject: &'a str,
     /// Plain text.

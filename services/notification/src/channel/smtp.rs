@@ -10,7 +10,7 @@ use lettre::{
     Message as Email,
     message::{
         Mailbox,
-        header::{ContentType, HeaderName, HeaderValue},
+        header::{ContentType, HeaderName, HeaderValue, MIME_VERSION_1_0},
     },
     transport::smtp::{
         Error,
@@ -21,6 +21,7 @@ use lettre::{
 use super::{
     ChannelError, DeliveryError, Message, SmtpConfig,
     connections::{Connections, failed},
+    failure::Cause,
     tls::extra_roots,
 };
 
@@ -32,6 +33,7 @@ pub struct Smtp {
     connections: Connections,
     from: Mailbox,
     to: Mailbox,
+    message_id_domain: String,
     recipient: String,
     timeout: Duration,
 }
@@ -42,8 +44,9 @@ impl Smtp {
         let tls = tls(&endpoint.host, config)?;
         let to = config.recipient()?;
         Ok(Self {
-            connections: Connections::new(endpoint, tls),
+            connections: Connections::new(endpoint, config.hello()?, tls),
             from: config.sender()?,
+            message_id_domain: config.message_id_domain()?,
             recipient: to.email.to_string(),
             to,
             timeout: config.timeout,
@@ -77,14 +80,20 @@ impl Smtp {
             .from(self.from.clone())
             .to(self.to.clone())
             .subject(message.subject)
-            .message_id(Some(format!("<{}@couponmesh>", message.notification_id)))
+            .message_id(Some(format!(
+                "<{}@{}>",
+                message.notification_id, self.message_id_domain
+            )))
             .date(date(message.create_time))
+            // Content-Type and Content-Transfer-Encoding mean nothing without it, and lettre sets
+            // it for parts only.
+            .header(MIME_VERSION_1_0)
             .header(ContentType::TEXT_PLAIN)
             .raw_header(header("X-Correlation-Id", message.correlation_id))
             // RFC 3834: keeps vacation notices and other robots from answering.
             .raw_header(header("Auto-Submitted", "auto-generated"))
             .body(message.body.to_owned())
-            .map_err(DeliveryError::new)
+            .map_err(|error| DeliveryError::new(Cause::Unwritable, error))
     }
 }
 

@@ -3,18 +3,22 @@
 use std::{fmt, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use couponmesh_runtime::{Clock, context::CORRELATION_HEADER};
-use hmac::{Hmac, Mac};
+use couponmesh_runtime::{Clock, context::CORRELATION_HEADER, telemetry::TRACEPARENT_HEADER};
 use reqwest::{
     Certificate, Client,
     header::{CONTENT_TYPE, HeaderValue},
     redirect,
 };
 use serde::Serialize;
-use sha2::Sha256;
+use standardwebhooks::{
+    HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TIMESTAMP, Webhook as Signer,
+};
 use url::Url;
 
-use super::{ChannelError, DeliveryError, Message, WebhookConfig, tls::extra_roots};
+use super::{
+    ChannelError, DeliveryError, Message, WebhookConfig, error::with_causes, failure::Cause,
+    retry_after::retry_after, tls::extra_roots,
+};
 
 /// What the body's `type` says; receivers choose by it.
 const EVENT_TYPE: &str = "member.registered";
@@ -74,40 +78,52 @@ impl Webhook {
                 body: message.body,
             },
         };
-        let body = serde_json::to_string(&body).map_err(DeliveryError::new)?;
+        let body = serde_json::to_string(&body).map_err(unwritable)?;
         // Of this attempt, not of the event: receivers refuse old ones.
-        let timestamp = (self.clock.now().unix_millis() / 1_000).to_string();
+        let timestamp = self.clock.now().0.div_euclid(1_000_000);
+        let signature = self.signer.sign(&id, timestamp, body.as_bytes());
         let mut request = self
             .client
             .post(self.url.clone())
-            .header(
-                "webhook-signature",
-                self.signer.sign(&id, &timestamp, &body),
-            )
-            .header("webhook-id", id)
-            .header("webhook-timestamp", timestamp)
+            .header(HEADER_WEBHOOK_SIGNATURE, signature.map_err(unwritable)?)
+            .header(HEADER_WEBHOOK_ID, id)
+            .header(HEADER_WEBHOOK_TIMESTAMP, timestamp)
             .header(CONTENT_TYPE, "application/json")
             .body(body);
-        if let Ok(correlation_id) = HeaderValue::from_str(message.correlation_id) {
-            request = request.header(CORRELATION_HEADER, correlation_id);
+        for (name, value) in [
+            (CORRELATION_HEADER, Some(message.correlation_id)),
+            (TRACEPARENT_HEADER, message.traceparent),
+        ] {
+            if let Some(Ok(value)) = value.map(HeaderValue::from_str) {
+                request = request.header(name, value);
+            }
         }
         // The answer's body is never read: dropping it ends the request.
         let response = request.send().await.map_err(|error| self.failed(error))?;
-        if response.status().is_success() {
+        let status = response.status();
+        if status.is_success() {
             return Ok(());
         }
-        Err(DeliveryError::new(format_args!(
-            "the webhook answered {}",
-            response.status()
-        )))
+        let text = format_args!("the webhook answered {status}");
+        let wait = retry_after(response.headers(), self.clock.now());
+        Err(DeliveryError::new(Cause::Status(status), text).asking_for(wait))
     }
 
     fn failed(&self, error: reqwest::Error) -> DeliveryError {
         if error.is_timeout() {
             return DeliveryError::timeout(self.timeout);
         }
-        DeliveryError::caused(&error.without_url())
+        let cause = if error.is_builder() {
+            Cause::Unwritable
+        } else {
+            Cause::NoAnswer
+        };
+        DeliveryError::new(cause, with_causes(&error.without_url()))
     }
+}
+
+fn unwritable(error: impl fmt::Display) -> DeliveryError {
+    DeliveryError::new(Cause::Unwritable, error)
 }
 
 /// Without the URL and the key: they are secrets.
@@ -145,30 +161,14 @@ impl WebhookConfig {
         if !(24..=64).contains(&key.len()) {
             return Err(ChannelError::new(KEY, "must be 24 to 64 bytes long"));
         }
-        Hmac::new_from_slice(&key)
-            .map(Signer)
-            .map_err(|error| ChannelError::new(KEY, error.to_string()))
-    }
-}
-
-/// Signs requests with the shared key.
-pub(super) struct Signer(Hmac<Sha256>);
-
-impl Signer {
-    fn sign(&self, id: &str, timestamp: &str, body: &str) -> String {
-        let mac = self
-            .0
-            .clone()
-            .chain_update(format!("{id}.{timestamp}.{body}"));
-        format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
+        Signer::from_bytes(key).map_err(|error| ChannelError::new(KEY, error.to_string()))
     }
 }
 
 fn client(url: &Url, config: &WebhookConfig) -> Result<Client, ChannelError> {
     const KEY: &str = "webhook.tls_ca_file";
-    let unusable = |error: reqwest::Error| {
-        ChannelError::new(KEY, DeliveryError::caused(&error.without_url()).to_string())
-    };
+    let unusable =
+        |error: reqwest::Error| ChannelError::new(KEY, with_causes(&error.without_url()));
     // reqwest takes the process's provider; the first one wins, and all of ours are ring.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let roots = extra_roots(KEY, &config.tls_ca_file)?

@@ -86,6 +86,7 @@ fn a_mail_server_or_an_address_that_means_nothing_is_refused() {
         ("smtp://s3cret@h", "has a user name but no password"),
         ("smtp://:s3cret@h", "has a password but no user name"),
         ("smtp://u:s3cret%FF@h", "has credentials that are not"),
+        ("smtp://h/mail.example.com", "has a path"),
     ];
     refused("smtp", "url", &urls);
     let addresses = [
@@ -95,6 +96,13 @@ fn a_mail_server_or_an_address_that_means_nothing_is_refused() {
     ];
     refused("smtp", "from", &addresses);
     refused("smtp", "to", &addresses);
+    let names = [
+        ("two words", "is not a host name"),
+        ("mail.example.com\r\nMAIL", "is not a host name"),
+        ("[mail.example.com]", "is not a host name"),
+    ];
+    refused("smtp", "hello_name", &names);
+    refused("smtp", "message_id_domain", &names);
 }
 
 #[test]

@@ -25,11 +25,12 @@ pub(crate) struct Received {
     pub(crate) body: Bytes,
 }
 
-/// What the server answers; the headers may name a place to go to.
+/// What the server answers.
 #[derive(Clone, Copy)]
 pub(crate) enum Answer {
     Status(u16),
-    Redirect(u16, &'static str),
+    /// With a header of this name and value.
+    With(u16, &'static str, &'static str),
     Never,
 }
 
@@ -92,8 +93,8 @@ async fn serve(
             });
             let response = match answer {
                 Answer::Status(status) => Response::builder().status(status),
-                Answer::Redirect(status, to) => {
-                    Response::builder().status(status).header("location", to)
+                Answer::With(status, name, value) => {
+                    Response::builder().status(status).header(name, value)
                 }
                 Answer::Never => std::future::pending().await,
             };

@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::{
-    message, open, send_error,
+    message, open, outage, refusal,
     smtp_server::{Behaviour, Security, SmtpServer},
 };
 
-const MESSAGE_ID: &str = "<0192f3a4-7c5d-7e6f-8a9b-0c1d2e3f4a5b@couponmesh>";
+const MESSAGE_ID: &str = "<0192f3a4-7c5d-7e6f-8a9b-0c1d2e3f4a5b@example.com>";
 
 fn smtp(url: String, more: Value) -> Channel {
     let mut smtp = json!({
@@ -49,6 +49,8 @@ async fn a_mail_arrives_with_identity_date_recipient_and_body() {
         mail.header("To"),
         "\"The Administrator\" <admin@example.com>"
     );
+    assert_eq!(mail.header("MIME-Version"), "1.0");
+    assert_eq!(mail.header("Content-Type"), "text/plain; charset=utf-8");
     assert_eq!(mail.header("Subject"), "a new member has registered");
     assert_eq!(mail.header("X-Correlation-Id"), "corr-42");
     assert_eq!(mail.header("Auto-Submitted"), "auto-generated");
@@ -58,6 +60,26 @@ async fn a_mail_arrives_with_identity_date_recipient_and_body() {
         "as sent, dot and all"
     );
     assert!(!mail.encrypted);
+    assert_eq!(mail.greeted_as, "example.com");
+}
+
+#[tokio::test]
+async fn the_name_to_greet_with_and_the_domain_of_the_identity_are_configured() {
+    for (configured, name) in [
+        ("notify.example.org", "notify.example.org"),
+        ("bücher.example", "xn--bcher-kva.example"),
+        ("192.0.2.1", "[192.0.2.1]"),
+        ("[IPv6:2001:db8::1]", "[IPv6:2001:db8::1]"),
+    ] {
+        let server = SmtpServer::start(Behaviour::default()).await;
+        let url = format!("smtp://127.0.0.1:{}", server.port);
+        let names = json!({"hello_name": configured, "message_id_domain": configured});
+        smtp(url, names).send(&message()).await.unwrap();
+        let [mail] = server.mails().try_into().unwrap();
+        assert_eq!(mail.greeted_as, name);
+        let identity = format!("<0192f3a4-7c5d-7e6f-8a9b-0c1d2e3f4a5b@{name}>");
+        assert_eq!(mail.header("Message-ID"), identity);
+    }
 }
 
 #[tokio::test]
@@ -111,7 +133,7 @@ async fn starttls_encrypts_before_the_login_and_the_mail() {
 async fn a_server_without_starttls_gets_nothing_when_it_is_required() {
     let server = SmtpServer::start(Behaviour::default()).await;
     let url = format!("smtp://127.0.0.1:{}?tls=required", server.port);
-    let error = send_error(&smtp(url, json!({}))).await;
+    let error = outage(&smtp(url, json!({}))).await;
     assert!(error.contains("STARTTLS is not supported"), "{error}");
     assert!(server.mails().is_empty());
 }
@@ -147,7 +169,7 @@ async fn a_certificate_of_another_authority_is_refused() {
         .await;
         for trusted in [json!({}), json!({"tls_ca_file": other.ca_file()})] {
             let url = format!("{scheme}://localhost:{}{query}", server.port);
-            let error = send_error(&smtp(url, trusted)).await;
+            let error = outage(&smtp(url, trusted)).await;
             assert!(error.contains("invalid peer certificate"), "{error}");
         }
         assert!(server.mails().is_empty());
@@ -155,13 +177,29 @@ async fn a_certificate_of_another_authority_is_refused() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_an_error_that_carries_the_reply() {
+async fn a_server_that_cannot_now_is_an_outage_that_carries_the_reply() {
     for (verb, reply) in [
-        ("GREETING", "554 5.3.2 not today"),
+        ("GREETING", "421 4.3.2 too busy"),
         ("MAIL", "421 4.3.2 shutting down"),
         ("RCPT", "451 4.7.1 greylisted, try again later"),
-        ("RCPT", "550 5.1.1 no such user here"),
         ("DATA", "452 4.3.1 the disk is full"),
+        ("END", "451 4.3.0 the queue is broken"),
+    ] {
+        let server = SmtpServer::start(Behaviour {
+            reply: Some((verb, reply)),
+            ..Behaviour::default()
+        })
+        .await;
+        let error = outage(&plain(&server)).await;
+        assert_eq!(error, format!("the mail server answered {reply}"));
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_carries_the_reply() {
+    for (verb, reply) in [
+        ("GREETING", "554 5.3.2 not today"),
+        ("RCPT", "550 5.1.1 no such user here"),
         ("END", "554 5.7.1 looks like spam"),
     ] {
         let server = SmtpServer::start(Behaviour {
@@ -169,9 +207,42 @@ async fn a_refusal_is_an_error_that_carries_the_reply() {
             ..Behaviour::default()
         })
         .await;
-        let error = send_error(&plain(&server)).await;
+        let error = refusal(&plain(&server)).await;
         assert_eq!(error, format!("the mail server answered {reply}"));
     }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_reply_is_an_outage() {
+    for reply in ["HTTP/1.1 400 Bad Request", "999 what", "250"] {
+        let server = SmtpServer::start(Behaviour {
+            reply: Some(("GREETING", reply)),
+            hang: Some("EHLO"),
+            ..Behaviour::default()
+        })
+        .await;
+        let url = format!("smtp://127.0.0.1:{}", server.port);
+        outage(&smtp(url, json!({"timeout": "500ms"}))).await;
+    }
+}
+
+#[tokio::test]
+async fn a_login_that_the_server_does_not_know_is_an_outage() {
+    let server = SmtpServer::start(Behaviour::default()).await;
+    let url = format!("smtp://jane:hunter2@127.0.0.1:{}", server.port);
+    let error = outage(&smtp(url, json!({}))).await;
+    assert!(error.contains("authentication mechanism"), "{error}");
+}
+
+#[tokio::test]
+async fn a_name_that_leads_nowhere_is_an_outage() {
+    // Too long a label for DNS: nobody is asked, on any machine.
+    let error = outage(&smtp(
+        format!("smtp://{}.invalid", "a".repeat(64)),
+        json!({}),
+    ))
+    .await;
+    assert!(error.contains("Connection error"), "{error}");
 }
 
 #[tokio::test]
@@ -182,7 +253,7 @@ async fn a_talkative_refusal_is_cut() {
         ..Behaviour::default()
     })
     .await;
-    let error = send_error(&plain(&server)).await;
+    let error = refusal(&plain(&server)).await;
     assert_eq!(error.chars().count(), 500);
     assert!(error.ends_with('…'), "{error}");
 }
@@ -200,7 +271,7 @@ async fn a_refused_login_does_not_tell_the_password() {
     .await;
     let url = format!("smtp://jane:hunter2@127.0.0.1:{}", server.port);
     let channel = smtp(url, json!({}));
-    let error = send_error(&channel).await;
+    let error = refusal(&channel).await;
     assert_eq!(error, "the mail server refused the login: 535");
     assert!(!format!("{channel:?}").contains("hunter2"), "{channel:?}");
 }
@@ -216,7 +287,7 @@ async fn a_server_that_hangs_is_left_at_the_timeout() {
         .await;
         let url = format!("smtp://127.0.0.1:{}", server.port);
         let channel = smtp(url, json!({"timeout": "1s"}));
-        assert_eq!(send_error(&channel).await, "no answer within 1s");
+        assert_eq!(outage(&channel).await, "no answer within 1s");
         // The next mail starts afresh instead of waiting for the previous one's answer.
         channel.send(&message()).await.unwrap();
         assert_eq!(server.connections(), 2, "{verb}");
@@ -251,10 +322,10 @@ async fn mails_sent_at_once_do_not_wait_for_each_other() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_an_error() {
+async fn a_server_that_is_not_there_is_an_outage() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     drop(listener);
-    let error = send_error(&smtp(format!("smtp://127.0.0.1:{port}"), json!({}))).await;
+    let error = outage(&smtp(format!("smtp://127.0.0.1:{port}"), json!({}))).await;
     assert!(error.contains("refused"), "{error}");
 }

@@ -45,6 +45,7 @@ pub(crate) struct Mail {
     pub(crate) to: Vec<String>,
     pub(crate) text: String,
     pub(crate) encrypted: bool,
+    pub(crate) greeted_as: String,
 }
 
 impl Mail {
@@ -139,6 +140,7 @@ struct Session<'a, S> {
     first: bool,
     encrypted: bool,
     logged_in: bool,
+    greeted_as: String,
     mail: Mail,
 }
 
@@ -150,6 +152,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
             first,
             encrypted: false,
             logged_in: false,
+            greeted_as: String::new(),
             mail: Mail::default(),
         }
     }
@@ -172,6 +175,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
             let (verb, rest) = line.split_once(' ').unwrap_or((&line, ""));
             match verb.to_ascii_uppercase().as_str() {
                 "EHLO" => {
+                    self.greeted_as = rest.to_owned();
                     let reply = self.capabilities();
                     self.answer("EHLO", &reply).await?;
                 }
@@ -200,6 +204,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
                     self.mail = Mail {
                         from: address(rest, "FROM:"),
                         encrypted: self.encrypted,
+                        greeted_as: self.greeted_as.clone(),
                         ..Mail::default()
                     };
                     self.answer("MAIL", "250 ok").await?;

@@ -8,11 +8,12 @@ use couponmesh_testbed::Authority;
 use hyper::Method;
 use serde_json::{Value, json};
 use standardwebhooks::Webhook as Verifier;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::{
-    CREATED,
+    CREATED, TRACEPARENT,
     http_server::{Answer, HttpServer, Received},
-    message, open, parse, send_error,
+    message, open, outage, parse, refusal,
 };
 
 const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oDr7XSuSJcIyo=";
@@ -44,6 +45,7 @@ async fn a_request_says_what_happened_and_is_signed() {
         message().notification_id.to_string()
     );
     assert_eq!(header(&request, "x-correlation-id"), "corr-42");
+    assert_eq!(header(&request, "traceparent"), TRACEPARENT);
     let body: Value = serde_json::from_slice(&request.body).unwrap();
     assert_eq!(
         body,
@@ -92,28 +94,84 @@ async fn a_repeat_carries_the_same_identity_and_the_time_of_its_attempt() {
 }
 
 #[tokio::test]
-async fn anything_but_success_is_an_error_that_names_the_status() {
+async fn a_refusal_names_the_status() {
     for (status, text) in [
         (400, "400 Bad Request"),
         (404, "404 Not Found"),
         (410, "410 Gone"),
+    ] {
+        let server = HttpServer::start(Answer::Status(status)).await;
+        let error = refusal(&webhook(&server)).await;
+        assert_eq!(error, format!("the webhook answered {text}"));
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_now_is_an_outage_that_names_the_status() {
+    for (status, text) in [
+        (408, "408 Request Timeout"),
         (429, "429 Too Many Requests"),
         (500, "500 Internal Server Error"),
         (503, "503 Service Unavailable"),
     ] {
         let server = HttpServer::start(Answer::Status(status)).await;
-        let error = send_error(&webhook(&server)).await;
+        let error = outage(&webhook(&server)).await;
         assert_eq!(error, format!("the webhook answered {text}"));
+    }
+}
+
+#[tokio::test]
+async fn the_time_that_a_receiver_asks_for_is_told() {
+    for (value, wait) in [
+        ("90", Some(90)),
+        ("1000000", Some(3_600)),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", Some(0)),
+        ("later", None),
+    ] {
+        let server = HttpServer::start(Answer::With(429, "retry-after", value)).await;
+        let error = webhook(&server).send(&message()).await.unwrap_err();
+        assert_eq!(
+            error.retry_after(),
+            wait.map(Duration::from_secs),
+            "{value}"
+        );
     }
 }
 
 #[tokio::test]
 async fn a_redirect_is_not_followed() {
     for status in [301, 302, 303, 307, 308] {
-        let server = HttpServer::start(Answer::Redirect(status, "/elsewhere")).await;
-        let error = send_error(&webhook(&server)).await;
+        let server = HttpServer::start(Answer::With(status, "location", "/elsewhere")).await;
+        let channel = webhook(&server);
+        let error = match status {
+            302 | 307 => outage(&channel).await,
+            _ => refusal(&channel).await,
+        };
         assert!(error.contains(&status.to_string()), "{error}");
         assert_eq!(server.received().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_leads_nowhere_is_an_outage() {
+    // Too long a label for DNS: nobody is asked, on any machine.
+    let error = outage(&open(config(format!("http://{}.invalid/", "a".repeat(64))))).await;
+    assert!(error.contains("dns error"), "{error}");
+}
+
+#[tokio::test]
+async fn a_receiver_that_hangs_up_or_talks_nonsense_is_an_outage() {
+    for said in ["", "220 mail.example.com ESMTP\r\n"] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 64];
+            stream.read(&mut request).await.unwrap();
+            stream.write_all(said.as_bytes()).await.unwrap();
+        });
+        outage(&open(config(url))).await;
+        server.await.unwrap();
     }
 }
 
@@ -122,7 +180,7 @@ async fn a_receiver_that_hangs_is_left_at_the_timeout() {
     let server = HttpServer::start(Answer::Never).await;
     let mut config = config(format!("http://127.0.0.1:{}/", server.port));
     config["webhook"]["timeout"] = json!("1s");
-    assert_eq!(send_error(&open(config)).await, "no answer within 1s");
+    assert_eq!(outage(&open(config)).await, "no answer within 1s");
     assert_eq!(server.received().len(), 1);
 }
 
@@ -133,7 +191,7 @@ async fn https_trusts_the_configured_authority_and_no_other() {
     let server = HttpServer::with_tls(Answer::Status(200), acceptor).await;
     let mut config = config(format!("https://localhost:{}/", server.port));
     config["webhook"]["tls_ca_file"] = json!(other.ca_file());
-    let error = send_error(&open(config.clone())).await;
+    let error = outage(&open(config.clone())).await;
     assert!(error.contains("invalid peer certificate"), "{error}");
     assert!(server.received().is_empty());
     config["webhook"]["tls_ca_file"] = json!(authority.ca_file());
@@ -150,7 +208,7 @@ async fn no_text_tells_a_secret() {
     let config = parse(config(url));
     let channel = Channel::open(&config, Clock::system()).unwrap();
     assert_eq!(channel.recipient(), format!("http://{address}/hook"));
-    let error = send_error(&channel).await;
+    let error = outage(&channel).await;
     assert!(error.contains("refused"), "{error}");
     let shown = serde_json::to_string(&config).unwrap();
     for text in [error, shown, format!("{config:?} {channel:?}")] {
