@@ -8,7 +8,7 @@ use couponmesh::{listen::Listen, node::ServiceName};
 
 use crate::{
     load::LoadArgs,
-    operator::args::{DlqArgs, OutboxArgs},
+    operator::args::{DlqArgs, NotificationsArgs, OutboxArgs},
 };
 
 /// Membership with a welcome coupon, as a mesh of gRPC services.
@@ -47,6 +47,8 @@ pub(crate) enum Command {
     Dlq(DlqArgs),
     /// Has a service publish its events once more, for a bus that lost them
     Outbox(OutboxArgs),
+    /// Lists the administrator's notifications, and has failed ones sent again
+    Notifications(NotificationsArgs),
     /// Shows the configuration.
     Config {
         #[command(subcommand)]

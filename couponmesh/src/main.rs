@@ -41,6 +41,7 @@ fn main() -> ExitCode {
             .map_err(Into::into),
         Command::Dlq(args) => operator::dlq(&args, cli.config.as_deref()),
         Command::Outbox(args) => operator::outbox(&args, cli.config.as_deref()),
+        Command::Notifications(args) => operator::notifications(&args, cli.config.as_deref()),
         Command::Completions { shell } => {
             shell::completions(shell);
             Ok(())

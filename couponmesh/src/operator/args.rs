@@ -7,17 +7,24 @@ use couponmesh::node::ServiceName;
 use couponmesh_messaging::dead_letter::query::Filter;
 use couponmesh_runtime::{
     Timestamp,
-    id::{EventId, MemberId},
+    id::{EventId, MemberId, NotificationId},
 };
 
 use super::moment::Moment;
 
-/// Which database.
+/// Which service's database.
 #[derive(Debug, Args)]
 pub(crate) struct DatabaseArgs {
     /// The service whose database is meant.
     #[arg(long, global = true, value_name = "SERVICE")]
     pub(super) service: Option<ServiceName>,
+    #[command(flatten)]
+    pub(super) place: Place,
+}
+
+/// Where the databases are.
+#[derive(Debug, Args)]
+pub(crate) struct Place {
     /// The data directory of `couponmesh run`, which may go on meanwhile. Without it, the PostgreSQL database
     /// `database.url` when that is set, else ./data.
     #[arg(long, global = true, value_name = "DIRECTORY")]
@@ -166,10 +173,60 @@ pub(crate) struct RepublishArgs {
     pub(super) dry_run: bool,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct NotificationsArgs {
+    #[command(flatten)]
+    pub(super) place: Place,
+    #[command(subcommand)]
+    pub(super) command: NotificationsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NotificationsCommand {
+    /// Lists notifications, the newest first.
+    List(NotificationsListArgs),
+    /// Has failed notifications sent again, each under the identity that it had
+    ///
+    /// This only asks for it. The notification service sends them within seconds, or as soon as it
+    /// runs, and tries for as long as it tries a new one; `notifications list --failed` shows those
+    /// that failed again.
+    Resend(ResendArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NotificationsListArgs {
+    /// Only those that were refused or given up.
+    #[arg(long)]
+    pub(super) failed: bool,
+    /// Notifications at the most; the last line counts them all.
+    #[arg(long, default_value_t = 1_000, value_name = "NUMBER")]
+    pub(super) limit: u64,
+    /// An array for programs instead of a table for people.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ResendArgs {
+    /// The notifications' ids.
+    #[arg(value_name = "NOTIFICATION_ID", value_parser = notification_id, conflicts_with = "failed")]
+    pub(super) ids: Vec<NotificationId>,
+    /// Every notification that was refused or given up.
+    #[arg(long)]
+    pub(super) failed: bool,
+    /// Says what would be done, and does nothing.
+    #[arg(long)]
+    pub(super) dry_run: bool,
+}
+
 const NO_ID: &str = "must be a UUID such as 0198c1f0-5c3e-7d7a-a1b5-3f2d9c0e8b11";
 
 fn event_id(text: &str) -> Result<EventId, &'static str> {
     EventId::parse(text).ok_or(NO_ID)
+}
+
+fn notification_id(text: &str) -> Result<NotificationId, &'static str> {
+    NotificationId::parse(text).ok_or(NO_ID)
 }
 
 fn member_id(text: &str) -> Result<MemberId, &'static str> {

@@ -6,7 +6,7 @@ use couponmesh::{config::Config, migrate, node::ServiceName, stack::Sources};
 use couponmesh_messaging::Store;
 use couponmesh_runtime::database::Database;
 
-use super::args::DatabaseArgs;
+use super::args::{DatabaseArgs, Place};
 use crate::run::{BoxError, block_on};
 
 /// Where `couponmesh run` keeps its files when it is not told otherwise.
@@ -21,9 +21,19 @@ pub(super) fn with(
     let service = args
         .service
         .ok_or("--service is missing: member, coupon, notification or mypage")?;
+    of_service(service, &args.place, file, work)
+}
+
+/// Does `work` on the database of `service`.
+pub(super) fn of_service(
+    service: ServiceName,
+    place: &Place,
+    file: Option<&Path>,
+    work: impl AsyncFnOnce(&Store) -> Result<(), BoxError>,
+) -> Result<(), BoxError> {
     let config = Config::load(file)?;
     block_on(async {
-        let database = match &args.data_dir {
+        let database = match &place.data_dir {
             Some(data_dir) => open_file(data_dir, service).await?,
             None if config.database.url.is_empty() => {
                 open_file(Path::new(DATA_DIR), service).await?

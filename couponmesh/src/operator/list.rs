@@ -77,7 +77,7 @@ pub(super) fn state(redrive: Option<Timestamp>, close: Option<Timestamp>) -> &'s
 }
 
 /// To the second: that is what people compare.
-fn second(time: Timestamp) -> String {
+pub(super) fn second(time: Timestamp) -> String {
     Timestamp(time.0 - time.0.rem_euclid(1_000_000)).to_string()
 }
 

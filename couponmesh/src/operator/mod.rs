@@ -1,4 +1,5 @@
-//! Commands for operators: dead letters, and events that have to be published once more.
+//! Commands for operators: dead letters, events that have to be published once more, and
+//! notifications that failed.
 //!
 //! They work on a service's database while the service runs, and leave the doing to it.
 //!
@@ -10,21 +11,28 @@
 //! | which there are, and what is known of one | [`list`], [`show`] |
 //! | handle them again, or give them up | [`redrive`], [`discard`] |
 //! | publish events again | [`republish`] |
+//! | notifications: which there are, and send them again | [`notifications`], [`resend`] |
 
 pub(crate) mod args;
 mod database;
 mod discard;
 mod list;
 mod moment;
+mod notifications;
 mod redrive;
 mod republish;
+mod resend;
 mod select;
 mod show;
 mod table;
 
 use std::path::Path;
 
-use self::args::{DlqArgs, DlqCommand, OutboxArgs, OutboxCommand};
+use couponmesh::node::ServiceName;
+
+use self::args::{
+    DlqArgs, DlqCommand, NotificationsArgs, NotificationsCommand, OutboxArgs, OutboxCommand,
+};
 use crate::run::BoxError;
 
 /// `couponmesh dlq`.
@@ -41,5 +49,16 @@ pub(crate) fn dlq(args: &DlqArgs, file: Option<&Path>) -> Result<(), BoxError> {
 pub(crate) fn outbox(args: &OutboxArgs, file: Option<&Path>) -> Result<(), BoxError> {
     database::with(&args.database, file, async |store| match &args.command {
         OutboxCommand::Republish(args) => republish::republish(store, args).await,
+    })
+}
+
+/// `couponmesh notifications`.
+pub(crate) fn notifications(args: &NotificationsArgs, file: Option<&Path>) -> Result<(), BoxError> {
+    let service = ServiceName::Notification;
+    database::of_service(service, &args.place, file, async |store| {
+        match &args.command {
+            NotificationsCommand::List(args) => notifications::list(store, args).await,
+            NotificationsCommand::Resend(args) => resend::resend(store, args).await,
+        }
     })
 }

@@ -51,6 +51,8 @@ async fn an_unknown_service_id_time_or_nothing_at_all_is_refused() {
             "2h",
         ),
         (&["outbox", "republish", "--service", "coupon"], "--since"),
+        (&["notifications", "resend", "x"], "UUID"),
+        (&["notifications", "resend", id, "--failed"], "--failed"),
     ] {
         let refused = desk.ask(arguments).await;
         assert_eq!(refused.status.code(), Some(2), "{refused:?}");
@@ -66,6 +68,10 @@ async fn an_unknown_service_id_time_or_nothing_at_all_is_refused() {
         let refused = desk.ask(&["dlq", verb, id, "--service", "coupon"]).await;
         refused.assert_refused(&["no dead letter", id]);
     }
+    let resend = ["notifications", "resend"];
+    desk.ask(&resend).await.assert_refused(&["--failed"]);
+    let unknown = desk.ask(&["notifications", "resend", id]).await;
+    unknown.assert_refused(&["no notification", id]);
     let backwards = [
         "outbox",
         "republish",

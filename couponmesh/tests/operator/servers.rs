@@ -1,12 +1,18 @@
 //! The same commands on PostgreSQL, where `database.url` names the database.
 
+use std::time::Duration;
+
 use couponmesh_messaging::{
     dead_letter::{self, query},
     outbox,
 };
-use couponmesh_runtime::{Clock, database::Database};
+use couponmesh_notification::{
+    gate,
+    notifications::{self, State},
+};
+use couponmesh_runtime::{Clock, database::Database, id::NotificationId};
 use couponmesh_testbed::{Databases, config, on_servers};
-use sea_orm::{ActiveValue::Set, EntityTrait as _};
+use sea_orm::{ActiveModelTrait as _, ActiveValue::Set, EntityTrait as _, IntoActiveModel as _};
 
 use crate::{
     binary::process::{Call, Finished},
@@ -22,6 +28,69 @@ async fn told(url: &str, arguments: &[&str]) -> String {
     let finished = ask(url, arguments).await;
     assert!(finished.status.success(), "{finished:?}");
     finished.stdout
+}
+
+#[tokio::test]
+async fn notifications_on_a_server_are_operated_on_by_its_url() {
+    if !on_servers() {
+        return;
+    }
+    let databases = Databases::create(&["notification"]).await;
+    let url = databases.url("notification");
+    let list = ["notifications", "list", "--failed"];
+    ask(&url, &list).await.assert_refused(&["database.url"]);
+    told(&url, &["migrate", "notification"]).await;
+    let database = Database::open_postgres(&config(&url), "test")
+        .await
+        .unwrap();
+    let (poison, now) = (poison(), Clock::system().now());
+    let row = notifications::Model {
+        notification_id: NotificationId(poison.id.0),
+        member_id: poison.member_id,
+        recipient: "https://example.com/hook".to_owned(),
+        channel: "webhook".to_owned(),
+        subject: "A new member registered".to_owned(),
+        body: String::new(),
+        state: State::Failed,
+        attempt_count: 7,
+        create_time: now,
+        next_attempt_time: None,
+        send_time: None,
+        last_error: "the webhook answered 410 Gone".to_owned(),
+        failing_since: Some(now),
+        correlation_id: "a-test".to_owned(),
+        causation_id: None,
+        traceparent: None,
+    };
+    let gate = gate::Model {
+        name: "webhook https://example.com/hook".to_owned(),
+        close_time: now,
+        probe_time: now.plus(Duration::from_hours(1)),
+    };
+    let tx = database.begin().await.unwrap();
+    let insert = notifications::Entity::insert(row.into_active_model().reset_all());
+    insert.exec_without_returning(&tx).await.unwrap();
+    let insert = gate::Entity::insert(gate.into_active_model().reset_all());
+    insert.exec_without_returning(&tx).await.unwrap();
+    tx.commit().await.unwrap();
+
+    let listed = told(&url, &list).await;
+    assert!(listed.ends_with("1 failed notification\n"), "{listed}");
+    let told = told(&url, &["notifications", "resend", "--failed"]).await;
+    assert!(
+        told.contains("1 failed notification to be sent again"),
+        "{told}"
+    );
+    let row = notifications::Entity::find().one(database.read()).await;
+    let row = row.unwrap().unwrap();
+    assert_eq!((row.state, row.attempt_count), (State::Pending, 7));
+    assert_eq!(row.failing_since, None);
+    let gate = gate::Entity::find().one(database.read()).await;
+    let gate = gate.unwrap().unwrap();
+    // Both are due at once.
+    assert_eq!(row.next_attempt_time, Some(gate.probe_time));
+    assert!(gate.probe_time <= Clock::system().now());
+    database.close().await.unwrap();
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@
 //! | store the notification of a registration | [`notify`] |
 //! | deliver it, again and again until it is sent or given up | [`deliver`], [`outcome`] |
 //! | one attempt at a time while the receiver is away | [`gate`] |
+//! | what an operator has sent again | [`resend`] |
 //! | the ways out: log, smtp, webhook | [`channel`] |
 //! | rows | [`notifications`], [`waiting`] |
 
@@ -22,6 +23,7 @@ pub mod migrations;
 pub mod notifications;
 pub mod notify;
 mod outcome;
+pub mod resend;
 mod waiting;
 
 pub use config::NotificationConfig;

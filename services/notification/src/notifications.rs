@@ -47,7 +47,8 @@ pub struct Model {
     pub send_time: Option<Timestamp>,
     /// What the last failed attempt said; empty when none failed.
     pub last_error: String,
-    /// When its first attempt failed; none when none did.
+    /// When its first attempt failed, since it was stored or an operator had it sent again; none
+    /// when none failed.
     pub failing_since: Option<Timestamp>,
     /// Shared by all that the registration caused.
     pub correlation_id: String,

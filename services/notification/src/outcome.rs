@@ -75,7 +75,7 @@ impl Noting<'_> {
                     notification.id = %id,
                     attempt,
                     %error,
-                    "notification refused"
+                    "notification refused; `couponmesh notifications resend` sends it again"
                 );
                 None
             }
@@ -85,7 +85,7 @@ impl Noting<'_> {
                     attempt,
                     ?failing,
                     %error,
-                    "notification given up"
+                    "notification given up; `couponmesh notifications resend` sends it again"
                 );
                 None
             }
@@ -168,7 +168,8 @@ impl Noting<'_> {
             tracing::error!(
                 count,
                 error,
-                "notifications given up, since the receiver is away for too long"
+                "notifications given up, since the receiver is away for too long; \
+                 `couponmesh notifications resend --failed` sends them again"
             );
         }
         Ok(())
