@@ -75,7 +75,7 @@ fn soon<T: Clone>(message: &T) -> Request<T> {
 
 /// Calls again on UNAVAILABLE, after the pause that the server asks for.
 async fn retried<T>(call: impl AsyncFn() -> Result<Response<T>, Status>) -> Result<T, Status> {
-    let mut pause = Duration::from_millis(200);
+    let mut pause = Duration::from_millis(500);
     for _ in 1..5 {
         match call().await {
             Err(error) if error.code() == Code::Unavailable => {
