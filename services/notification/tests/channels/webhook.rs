@@ -167,7 +167,7 @@ async fn a_receiver_that_hangs_up_or_talks_nonsense_is_an_outage() {
         let server = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut request = [0; 64];
-            stream.read(&mut request).await.unwrap();
+            assert!(stream.read(&mut request).await.unwrap() > 0);
             stream.write_all(said.as_bytes()).await.unwrap();
         });
         outage(&open(config(url))).await;
