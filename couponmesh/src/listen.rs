@@ -77,7 +77,7 @@ fn is_name(text: &str) -> bool {
         !label.is_empty() && !label.starts_with('-') && label.bytes().all(of_names)
     };
     let is_number = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
-    labels().all(is_label) && !labels().last().is_none_or(is_number)
+    labels().all(is_label) && !labels().next_back().is_none_or(is_number)
 }
 
 impl fmt::Display for Listen {
