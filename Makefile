@@ -55,7 +55,7 @@ image: ## write the container image to target/couponmesh.tar
 
 ##@ Check it
 test: ## run every test
-	@scripts/deps strace
+	@scripts/deps strace faketime
 	$(CARGO) test --locked --workspace
 
 test-full: deps tools ## run every test on PostgreSQL and NATS
@@ -126,8 +126,8 @@ bench-full: deps tools ## measure the production stack side by side with pgbench
 fmt: ## format the code
 	$(CARGO) fmt --all
 
-deps: ## install what tests and make up need beside Rust: strace, PostgreSQL, PgBouncer, NATS
-	@scripts/deps strace postgresql pgbouncer python3-venv
+deps: ## install what tests and make up need beside Rust: strace, faketime, PostgreSQL, PgBouncer, NATS
+	@scripts/deps strace faketime postgresql pgbouncer python3-venv
 	@scripts/tools "$(TOOLS)" nats-server
 
 tools: ## install the checks' tools: buf and grpcurl

@@ -36,7 +36,7 @@ pub(crate) fn run(args: &RunArgs, file: Option<&Path>) -> Result<(), BoxError> {
     with_telemetry(&config, "couponmesh", async {
         let stopping = Stopping::listen()?;
         let listen = args.listen.resolve().await?;
-        let stack = Stack::embedded(&args.data_dir, &config.messaging, Sources::system()).await?;
+        let stack = Stack::embedded(&args.data_dir, Sources::system()).await?;
         let node = Node::start(&stack, &config, listen, &services, &without).await;
         let greet = |node: &Node| greet(node, args, &services);
         serve_until_told(&config, stack, node, stopping, greet).await

@@ -7,7 +7,7 @@ use std::{
 };
 
 use couponmesh_messaging::{
-    Bus, MessagingConfig, Store,
+    Bus, Store,
     bus::{EmbeddedBus, NatsBus, NeverReached},
     migrations::MigrateError,
 };
@@ -109,15 +109,11 @@ impl Stack {
     ///
     /// # Errors
     /// When the directory or the bus's file cannot be used.
-    pub async fn embedded(
-        data_dir: &Path,
-        messaging: &MessagingConfig,
-        sources: Sources,
-    ) -> Result<Self, StackError> {
+    pub async fn embedded(data_dir: &Path, sources: Sources) -> Result<Self, StackError> {
         let data_dir = DataDir::take(data_dir)?;
         let path = data_dir.database("bus");
         let open_log = async {
-            let log = EmbeddedBus::open(&path, sources.clock.clone(), messaging.retention).await?;
+            let log = EmbeddedBus::open(&path).await?;
             // Also of a service that `--without` has left out since the first day.
             log.keep_for(&CONSUMERS).await?;
             Ok(log)
@@ -148,7 +144,6 @@ impl Stack {
             &config.messaging,
             &format!("{service} {replica}"),
             &CONSUMERS,
-            clock.clone(),
         );
         Self {
             bus: Arc::new(nats.clone()),
@@ -195,6 +190,7 @@ impl Stack {
             random,
             faults,
         } = self.sources.clone();
+        let clock = database.clock(&clock);
         Ok(Store::new(
             service,
             self.replica,

@@ -54,6 +54,7 @@ fn store(service: ServiceName, database: Database) -> Store {
         random,
         faults,
     } = Sources::system();
+    let clock = database.clock(&clock);
     let replica = random.uuid_v7(clock.now());
     Store::new(service.name(), replica, database, clock, random, faults)
 }

@@ -8,6 +8,7 @@
 #[path = "../binary/mod.rs"]
 mod binary;
 mod books;
+mod clock;
 mod crowd;
 mod disk;
 mod hostile;

@@ -19,6 +19,7 @@ mod audit;
 #[path = "../binary/mod.rs"]
 mod binary;
 mod bus;
+mod clock;
 mod columns;
 mod coupon;
 #[path = "../harness/coupon_way.rs"]

@@ -187,6 +187,11 @@ impl Production {
         self.start_each(all, |call| call.built_as(binary)).await;
     }
 
+    /// The same on machines whose clocks are ahead.
+    pub(crate) async fn start_all_ahead(&mut self, by: &str, all: &[(ServiceName, usize)]) {
+        self.start_each(all, |call| call.ahead(by)).await;
+    }
+
     async fn start_each(&mut self, all: &[(ServiceName, usize)], shaped: impl Fn(Call) -> Call) {
         let starts = all.iter().map(|&(service, number)| {
             let call = shaped(self.call(service, number));

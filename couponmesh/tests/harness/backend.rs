@@ -20,10 +20,10 @@ impl Backend {
     }
 
     /// The stack that all services share; none where each replica has its own.
-    pub(super) async fn shared_stack(&self, config: &Config, sources: &Sources) -> Option<Stack> {
+    pub(super) async fn shared_stack(&self, sources: &Sources) -> Option<Stack> {
         match &self.0 {
             Home::Files(dir) => {
-                let stack = Stack::embedded(dir.path(), &config.messaging, sources.clone()).await;
+                let stack = Stack::embedded(dir.path(), sources.clone()).await;
                 Some(stack.unwrap())
             }
             Home::Servers { .. } => None,

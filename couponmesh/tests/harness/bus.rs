@@ -14,6 +14,7 @@ use couponmesh_messaging::{
     Bus, BusError, Event,
     bus::{Delivery, Subscription},
 };
+use couponmesh_runtime::Timestamp;
 use tokio::{sync::watch, time::timeout};
 
 /// How long it gathers events, to have something to reverse.
@@ -77,6 +78,10 @@ impl Bus for Around {
             gathered: Vec::new(),
             batches: VecDeque::new(),
         }))
+    }
+
+    async fn delete_before(&self, before: Timestamp, now: Timestamp) -> Result<(), BusError> {
+        self.inner.delete_before(before, now).await
     }
 }
 

@@ -266,9 +266,20 @@ impl Shut {
         mesh
     }
 
-    /// Lets time pass before the mesh is opened again; there it stands still.
-    pub(crate) fn later(&mut self, by: Duration) {
+    /// Lets time pass before the mesh is opened again, as if it had run all the while; there it stands still.
+    pub(crate) async fn later(&mut self, by: Duration) {
         self.0.clock = Clock::manual(self.0.clock.now().plus(by));
+        let now = self.0.clock.now().0;
+        for service in ServiceName::all() {
+            let file = self.file(service.name()).await;
+            file.execute(&format!("UPDATE clock_spans SET end_time = {now}"))
+                .await;
+        }
+    }
+
+    /// Sets the clock of the machine on which the mesh is opened again.
+    pub(crate) fn set_clock(&mut self, clock: Clock) {
+        self.0.clock = clock;
     }
 
     /// Looks into a database, or changes it.
@@ -294,7 +305,7 @@ impl Home {
             random: Random::from_os(),
             faults: self.faults.clone(),
         };
-        let shared = self.backend.shared_stack(&self.config, &sources).await;
+        let shared = self.backend.shared_stack(&sources).await;
         let shared = shared.map(|stack| stack.with_bus(|inner| self.bus.around(inner)));
         Mesh {
             home: self,

@@ -76,7 +76,7 @@ async fn a_log_that_is_replayed_into_empty_inboxes_changes_nothing_and_sends_not
     for service in SERVICES {
         let file = shut.file(service).await;
         for table in file.tables().await {
-            if table != "inbox" && table != "leases" {
+            if !["inbox", "leases", "clock_spans"].contains(&table.as_str()) {
                 books.push((service, table.clone(), file.rows(&table).await));
             }
         }

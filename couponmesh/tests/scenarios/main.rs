@@ -8,6 +8,7 @@ mod harness;
 
 mod bad_input;
 mod callers;
+mod clocks;
 mod correlation;
 mod coupon_away;
 mod delivery;

@@ -115,7 +115,8 @@ async fn after_the_retention_nothing_of_a_member_who_left_is_found_anywhere() {
     assert!(!places_that_hold(&mesh, NAME).await.is_empty());
 
     let mut shut = mesh.shut().await;
-    shut.later(Config::load(None).unwrap().messaging.retention + Duration::from_secs(60));
+    let retention = Config::load(None).unwrap().messaging.retention;
+    shut.later(retention + Duration::from_secs(60)).await;
     // Every service's janitor comes by when it starts, and the bus's, too.
     let mesh = shut.open().await;
     eventually("the name is gone", || async {

@@ -3,14 +3,23 @@
 //! Published outbox rows live for the retention, so that a lost bus can be filled again; inbox marks
 //! live twice as long, so that what is filled again is known, and while their dead letter is open. Dead
 //! letters that a redrive closed live for the retention, open ones for a retention of their own, and not
-//! without a word. Unpublished rows and unhandled events are never deleted.
+//! without a word. Unpublished rows and unhandled events are never deleted. How old anything is taken to
+//! be depends on no one clock's word: [`clock_spans`].
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use couponmesh_runtime::{Timestamp, id::EventId, running::Running};
 use sea_orm::{DbErr, entity::prelude::*};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use crate::{MessagingConfig, dead_letter::retention, inbox, outbox, store::Store};
+use crate::{
+    Bus, BusError, MessagingConfig,
+    clock_spans::{self, older_than},
+    dead_letter::retention,
+    inbox, outbox,
+    store::Store,
+};
 
 /// How often it comes by.
 const INTERVAL: Duration = Duration::from_secs(3_600);
@@ -35,26 +44,53 @@ impl From<&MessagingConfig> for Retention {
     }
 }
 
-pub(crate) fn start(store: &Store, retention: Retention, running: &Running) {
-    let (store, stop) = (store.clone(), running.stopping());
+pub(crate) fn start(store: &Store, bus: &Arc<dyn Bus>, retention: Retention, running: &Running) {
+    let (store, bus, stop) = (store.clone(), bus.clone(), running.stopping());
     running.keep("janitor", move || {
-        let (store, stop) = (store.clone(), stop.clone());
-        async move {
-            while !stop.is_cancelled() {
-                if let Err(error) = clean(&store, retention, || stop.is_cancelled()).await {
-                    tracing::warn!(
-                        service = store.service(),
-                        error = &error as &dyn std::error::Error,
-                        "clean-up failed; it is tried again"
-                    );
-                }
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = tokio::time::sleep(INTERVAL) => {}
-                }
+        run(store.clone(), bus.clone(), retention, stop.clone())
+    });
+}
+
+async fn run(store: Store, bus: Arc<dyn Bus>, retention: Retention, stop: CancellationToken) {
+    let mut next = Instant::now();
+    while !stop.is_cancelled() {
+        if let Err(error) = clock_spans::note(&store).await {
+            tracing::warn!(
+                service = store.service(),
+                error = &error as &dyn std::error::Error,
+                "the time could not be noted"
+            );
+        } else if next <= Instant::now() {
+            match clean_all(&store, bus.as_ref(), retention, &stop).await {
+                Ok(()) => next += INTERVAL,
+                Err(error) => tracing::warn!(
+                    service = store.service(),
+                    error = &error as &dyn std::error::Error,
+                    "clean-up failed; it is tried again"
+                ),
             }
         }
-    });
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(clock_spans::INTERVAL) => {}
+        }
+    }
+}
+
+async fn clean_all(
+    store: &Store,
+    bus: &dyn Bus,
+    retention: Retention,
+    stop: &CancellationToken,
+) -> Result<(), BusError> {
+    clean(store, retention, || stop.is_cancelled()).await?;
+    let Some(before) = older_than(store, retention.events).await? else {
+        return Ok(());
+    };
+    tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        deleted = bus.delete_before(before, store.now()) => deleted,
+    }
 }
 
 /// Deletes everything whose time is over; `stop` ends it early.
@@ -66,15 +102,19 @@ pub async fn clean(
     retention: Retention,
     stop: impl Fn() -> bool,
 ) -> Result<(), DbErr> {
-    let published_before = store.now().minus(retention.events);
-    let mut after = None;
-    while !stop() && delete_published(store, published_before, &mut after).await? {}
-    while !stop() && delete_closed(store, published_before).await? {}
-    let parked_before = store.now().minus(retention.dead_letters);
-    while !stop() && give_up(store, parked_before).await? {}
-    let handled_before = store.now().minus(retention.events * 2);
-    let mut after = None;
-    while !stop() && delete_handled(store, handled_before, &mut after).await? {}
+    clock_spans::note(store).await?;
+    if let Some(before) = older_than(store, retention.events).await? {
+        let mut after = None;
+        while !stop() && delete_published(store, before, &mut after).await? {}
+        while !stop() && delete_closed(store, before).await? {}
+    }
+    if let Some(before) = older_than(store, retention.dead_letters).await? {
+        while !stop() && give_up(store, before).await? {}
+    }
+    if let Some(before) = older_than(store, retention.events * 2).await? {
+        let mut after = None;
+        while !stop() && delete_handled(store, before, &mut after).await? {}
+    }
     Ok(())
 }
 
@@ -91,7 +131,9 @@ async fn delete_published(
         return Ok(false);
     };
     *after = Some(last.seq);
-    let more = last.create_time < before;
+    // A time to come was a wrong clock's, and says nothing of the rows behind it.
+    let to_come = last.create_time > store.now().plus(INTERVAL);
+    let more = last.create_time < before || to_come;
     let seqs = older(next.iter().map(|row| (row.seq, row.publish_time)), before);
     if seqs.is_empty() {
         return Ok(more);

@@ -2,6 +2,9 @@
 //!
 //! It spares double work and is no lock: a holder that stalls past its end may still act once more.
 //! What is done under a lease must be harmless when done twice.
+//!
+//! The end in the row goes by the clock that all replicas share. The holder itself counts on its
+//! monotonic clock, and an end that lies further ahead than any term is a wrong clock's and over.
 
 use std::time::Duration;
 
@@ -11,6 +14,7 @@ use sea_orm::{
     entity::prelude::*,
     sea_query::{ExprTrait as _, OnConflict},
 };
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::store::Store;
@@ -43,9 +47,9 @@ impl ActiveModelBehavior for ActiveModel {}
 pub(crate) struct Lease {
     store: Store,
     name: &'static str,
-    held_until: Option<Timestamp>,
+    held_until: Option<Instant>,
     /// Another has it: it is not asked for again before. Asking costs a commit.
-    ask_again: Option<Timestamp>,
+    ask_again: Option<Instant>,
 }
 
 impl Lease {
@@ -60,23 +64,24 @@ impl Lease {
 
     /// Whether this process holds the lease; takes or renews it when it can.
     pub(crate) async fn hold(&mut self) -> Result<bool, DbErr> {
-        let now = self.store.now();
+        let begun = Instant::now();
         // Renewed at half its term, so that a slow renewal does not lose it.
-        if self.held_until.is_some_and(|end| end.since(now) > TERM / 2) {
+        if self.held_until.is_some_and(|end| begun + TERM / 2 < end) {
             return Ok(true);
         }
-        if self.ask_again.is_some_and(|time| now < time) {
+        if self.ask_again.is_some_and(|time| begun < time) {
             return Ok(false);
         }
-        let end = now.plus(TERM);
         let tx = self.store.begin("lease").await?;
+        let now = tx.now();
         let mine = Column::Holder
             .eq(self.store.replica())
-            .or(Column::EndTime.lt(now));
+            .or(Column::EndTime.lt(now))
+            .or(Column::EndTime.gt(now.latest_deadline(TERM)));
         let taken = Entity::insert(ActiveModel {
             name: sea_orm::Set(self.name.to_owned()),
             holder: sea_orm::Set(self.store.replica()),
-            end_time: sea_orm::Set(end),
+            end_time: sea_orm::Set(now.plus(TERM)),
         })
         .on_conflict(
             OnConflict::column(Column::Name)
@@ -87,8 +92,8 @@ impl Lease {
         .exec_without_returning(&*tx)
         .await?;
         tx.commit().await?;
-        self.held_until = (taken > 0).then_some(end);
-        self.ask_again = (taken == 0).then_some(now.plus(ASK_AGAIN));
+        self.held_until = (taken > 0).then_some(begun + TERM);
+        self.ask_again = (taken == 0).then_some(begun + ASK_AGAIN);
         Ok(taken > 0)
     }
 

@@ -2,6 +2,7 @@
 
 pub mod batch;
 pub mod bus;
+pub mod clock_spans;
 pub mod consumer;
 pub mod dead_letter;
 pub mod event;
@@ -77,5 +78,5 @@ pub fn start<H: Handler>(
     let handler = Arc::new(handler);
     consumer::start(store, bus, &handler, config.batch, running);
     redrive::start(store, &handler, running);
-    janitor::start(store, config.into(), running);
+    janitor::start(store, bus, config.into(), running);
 }

@@ -9,7 +9,7 @@ pub use bring_up::{MigrateError, bring_up, missing};
 
 use sea_orm_migration::prelude::*;
 
-use crate::{dead_letter, inbox, lease, outbox};
+use crate::{clock_spans, dead_letter, inbox, lease, outbox};
 
 /// The migrations of this crate, in order.
 #[must_use]
@@ -18,6 +18,7 @@ pub fn migrations() -> Vec<Box<dyn MigrationTrait>> {
         Box::new(CreateMessaging),
         Box::new(record::CreateRecord),
         Box::new(redrive::CountRedrives),
+        Box::new(clock_spans::CreateClockSpans),
     ]
 }
 

@@ -10,7 +10,7 @@ mod session;
 mod sqlite;
 mod trust;
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use sea_orm::{
     ConnectionTrait as _, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
@@ -26,6 +26,7 @@ pub use self::{
     postgres::OpenError,
     trust::Losses,
 };
+use crate::clock::{Clock, ServerTime};
 
 /// A service's database.
 ///
@@ -40,6 +41,8 @@ pub struct Database {
     bound: Option<Bound>,
     /// How long another process may keep this one from starting; none does with a file.
     start_timeout: Duration,
+    /// The server's clock; none for a file, which one process has.
+    time: Option<Arc<ServerTime>>,
 }
 
 /// How often it is said that another process migrates.
@@ -65,6 +68,7 @@ impl Database {
             read,
             bound: None,
             start_timeout: Duration::ZERO,
+            time: None,
         })
     }
 
@@ -82,11 +86,13 @@ impl Database {
         let write = postgres::open(config, application, bound.clone()).await?;
         let bound = Some(bound);
         let read = Reader::new(write.clone(), bound.clone());
+        let time = Some(Arc::new(postgres::server_time(&read).await?));
         Ok(Self {
             write,
             read,
             bound,
             start_timeout: config.start_timeout,
+            time,
         })
     }
 
@@ -102,6 +108,16 @@ impl Database {
         let begun =
             bounded::within(self.bound.as_ref(), self.write.begin_with_options(WRITES)).await?;
         Ok(Transaction::new(begun, self.bound.clone()))
+    }
+
+    /// The clock that everyone who uses this database goes by: the server's, whatever the clocks of
+    /// their machines say. A file is one process's, and has the clock that is given.
+    #[must_use]
+    pub fn clock(&self, ours: &Clock) -> Clock {
+        match &self.time {
+            Some(server) => ours.or_server(server),
+            None => ours.clone(),
+        }
     }
 
     /// For reads outside a transaction. They see what was committed when they began.

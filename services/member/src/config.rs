@@ -36,6 +36,21 @@ pub struct WithdrawalConfig {
     pub rejected_pause: Duration,
 }
 
+impl WithdrawalConfig {
+    /// How long an attempt holds its claim: longer than it lasts, so that the claim ends early only
+    /// for the dead.
+    pub(crate) fn claim(&self) -> Duration {
+        self.deadline + Duration::from_secs(1)
+    }
+
+    /// The longest that anything here ever waits: no time in a row lies further ahead.
+    pub(crate) fn longest_wait(&self) -> Duration {
+        self.claim()
+            .max(self.longest_pause)
+            .max(self.rejected_pause)
+    }
+}
+
 impl Validate for MemberConfig {
     fn validate(&self, problems: &mut Problems) {
         let address = &self.coupon_address;

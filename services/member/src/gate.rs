@@ -2,14 +2,18 @@
 //!
 //! Open: the worker has many calls in flight. A failure that is an outage closes it: then one probe at a
 //! time, each failed probe doubling the pause. Any success opens it. The pace is of the dependency, not
-//! of each withdrawal: a thousand pending withdrawals make no more probes than one.
+//! of each withdrawal: a thousand pending withdrawals make no more probes than one. A probe that lies
+//! further ahead than any pause is due: it was put there under a wrong clock.
 
 use std::time::Duration;
 
 use couponmesh_messaging::Transaction;
 use couponmesh_runtime::{Timestamp, wake::Wake};
 use sea_orm::{
-    ActiveValue::Set, ConnectionTrait, DbErr, entity::prelude::*, sea_query::OnConflict,
+    ActiveValue::Set,
+    ConnectionTrait, DbErr,
+    entity::prelude::*,
+    sea_query::{ExprTrait as _, OnConflict},
 };
 
 use crate::{config::WithdrawalConfig, withdrawals};
@@ -36,17 +40,30 @@ pub enum Relation {}
 
 impl ActiveModelBehavior for ActiveModel {}
 
+impl Model {
+    /// How long to wait for the next probe; zero when it is due.
+    pub(crate) fn until_probe(&self, now: Timestamp, config: &WithdrawalConfig) -> Duration {
+        if self.probe_time > now.latest_deadline(config.longest_wait()) {
+            return Duration::ZERO;
+        }
+        self.probe_time.since(now)
+    }
+}
+
 /// The gate's row while it is closed; none while it is open.
 pub(crate) async fn closed(db: &impl ConnectionTrait) -> Result<Option<Model>, DbErr> {
     Entity::find_by_id(COUPON.to_owned()).one(db).await
 }
 
-/// Takes the next probe, which ends by `end`; false when another has it.
-pub(crate) async fn take_probe(tx: &Transaction, end: Timestamp) -> Result<bool, DbErr> {
+/// Takes the next probe until its claim ends; false when another has it.
+pub(crate) async fn take_probe(tx: &Transaction, config: &WithdrawalConfig) -> Result<bool, DbErr> {
+    let now = tx.now();
+    let wrong = now.latest_deadline(config.longest_wait());
+    let due = Column::ProbeTime.lte(now).or(Column::ProbeTime.gt(wrong));
     let taken = Entity::update_many()
-        .col_expr(Column::ProbeTime, Expr::value(end))
+        .col_expr(Column::ProbeTime, Expr::value(now.plus(config.claim())))
         .filter(Column::Name.eq(COUPON))
-        .filter(Column::ProbeTime.lte(tx.now()))
+        .filter(due)
         .exec(&**tx)
         .await?;
     Ok(taken.rows_affected > 0)
@@ -75,7 +92,7 @@ pub(crate) async fn close(
     let before = closed(&**tx).await?;
     let pause = match &before {
         None => config.first_pause,
-        Some(gate) if !probe => return Ok(gate.probe_time),
+        Some(gate) if !probe => return Ok(tx.now().plus(gate.until_probe(tx.now(), config))),
         Some(gate) => longer(gate.pause, config),
     };
     let wait = tx

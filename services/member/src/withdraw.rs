@@ -61,7 +61,7 @@ impl Withdrawer {
     pub(crate) fn new(finisher: Finisher, running: &Running) -> Self {
         let asking = Asking {
             store: finisher.store.clone(),
-            deadline: finisher.config.deadline,
+            claim: finisher.config.claim(),
             pending: finisher.pending.clone(),
         };
         Self {
@@ -115,7 +115,7 @@ struct Asked {
 #[derive(Debug)]
 struct Asking {
     store: Store,
-    deadline: Duration,
+    claim: Duration,
     pending: Wake,
 }
 
@@ -128,8 +128,7 @@ impl Work for Asking {
     async fn commit(&self, asked: &[Asked]) -> Result<Vec<Result<Stored, Error>>, DbErr> {
         let tx = self.store.begin("member.withdraw").await?;
         let mut books = Books::open(&tx, asked).await?;
-        // Longer than the attempt lasts, so that the claim ends early only for the dead.
-        let claim_end = tx.now().plus(self.deadline + Duration::from_secs(1));
+        let claim_end = tx.now().plus(self.claim);
         let answers = asked.iter().map(|one| books.store(&tx, one, claim_end));
         let answers = answers.collect();
         if books.is_unchanged() {

@@ -14,7 +14,7 @@ use sea_orm::{
     sea_query::{ExprTrait as _, LockBehavior, LockType},
 };
 
-use crate::error::Error;
+use crate::{config::WithdrawalConfig, error::Error};
 
 /// A withdrawal.
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
@@ -229,27 +229,34 @@ pub(crate) async fn save_all(tx: &Transaction, withdrawals: Vec<Model>) -> Resul
     rows::update(&**tx, "withdrawals", types, rows.collect(), set, which).await
 }
 
-/// Claims up to `limit` withdrawals that are due, oldest first, until `claim_end`: no one else attempts
-/// them until then. `even_if_not_due` also takes those that wait out an outage, for a probe.
+/// Claims up to `limit` withdrawals that are due, oldest first: no one else attempts them until the claim
+/// ends. `even_if_not_due` also takes those that wait out an outage, for a probe. A time further ahead than
+/// anything ever waits was written under a wrong clock, and is over.
 pub(crate) async fn claim(
     tx: &Transaction,
+    config: &WithdrawalConfig,
     limit: usize,
-    claim_end: Timestamp,
     even_if_not_due: bool,
 ) -> Result<Vec<Model>, DbErr> {
     let now = tx.now();
+    let claim_end = now.plus(config.claim());
+    let wrong = now.latest_deadline(config.longest_wait());
     let free = Column::ClaimEndTime
         .is_null()
-        .or(Column::ClaimEndTime.lte(now));
+        .or(Column::ClaimEndTime.lte(now))
+        .or(Column::ClaimEndTime.gt(wrong));
+    let due = Column::NextAttemptTime
+        .lte(now)
+        .or(Column::NextAttemptTime.gt(wrong));
     let waits_out_an_outage = Column::PendingReason
         .is_null()
         .or(Column::PendingReason.ne(Reason::Rejected));
     let due = Entity::find()
         .filter(free)
         .filter(if even_if_not_due {
-            Column::NextAttemptTime.lte(now).or(waits_out_an_outage)
+            due.or(waits_out_an_outage)
         } else {
-            Column::NextAttemptTime.lte(now)
+            due
         })
         .limit(limit as u64);
     // In a statement of its own: as the subquery of an UPDATE it may be carried out more than once on

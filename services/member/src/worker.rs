@@ -61,7 +61,7 @@ async fn round(finisher: &Finisher) -> Result<Duration, DbErr> {
         attempt_all(finisher, claimed, false).await;
         return Ok(if full { Duration::ZERO } else { POLL });
     };
-    let until_probe = gate.probe_time.since(finisher.store.now());
+    let until_probe = gate.until_probe(finisher.store.now(), &finisher.config);
     if !until_probe.is_zero() {
         return Ok(until_probe.min(POLL));
     }
@@ -73,14 +73,10 @@ async fn round(finisher: &Finisher) -> Result<Duration, DbErr> {
 
 async fn claim(finisher: &Finisher, limit: usize, probe: bool) -> Result<Vec<Model>, DbErr> {
     let tx = finisher.store.begin("member.claim").await?;
-    // Longer than any attempt lasts, so that a claim ends early only for the dead.
-    let claim_end = tx
-        .now()
-        .plus(finisher.config.deadline + Duration::from_secs(1));
-    if probe && !gate::take_probe(&tx, claim_end).await? {
+    if probe && !gate::take_probe(&tx, &finisher.config).await? {
         return Ok(Vec::new());
     }
-    let claimed = withdrawals::claim(&tx, limit, claim_end, probe).await?;
+    let claimed = withdrawals::claim(&tx, &finisher.config, limit, probe).await?;
     if !claimed.is_empty() {
         tx.commit().await?;
     }

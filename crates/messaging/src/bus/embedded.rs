@@ -12,7 +12,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use couponmesh_runtime::{Clock, database::Database, running::Running};
+use couponmesh_runtime::{Timestamp, database::Database, running::Running};
 use sea_orm::{DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use tokio::sync::watch;
 
@@ -56,16 +56,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl EmbeddedBus {
-    /// Opens the log at `path`, making it when it is missing. Events older than `retention` that
-    /// every consumer is past are deleted.
+    /// Opens the log at `path`, making it when it is missing.
     ///
     /// # Errors
     /// When the file cannot be opened or is no such log.
-    pub async fn open(
-        path: &Path,
-        clock: Clock,
-        retention: Duration,
-    ) -> Result<Self, MigrateError> {
+    pub async fn open(path: &Path) -> Result<Self, MigrateError> {
         let database = Database::open_sqlite(path).await?;
         bring_up::<table::Migrator>(&database).await?;
         let last = table::newest(database.read()).await?;
@@ -89,11 +84,6 @@ impl EmbeddedBus {
                     keeper.store_offsets().await;
                 }
             }
-        });
-        let (keeper, stop) = (bus.clone(), bus.0.running.stopping());
-        bus.0.running.keep("bus janitor", move || {
-            let (keeper, stop, clock) = (keeper.clone(), stop.clone(), clock.clone());
-            async move { table::clean_hourly(&keeper.0.database, &clock, retention, &stop).await }
         });
         Ok(bus)
     }
@@ -215,6 +205,10 @@ impl Bus for EmbeddedBus {
             position,
             outstanding: false,
         }))
+    }
+
+    async fn delete_before(&self, before: Timestamp, now: Timestamp) -> Result<(), BusError> {
+        Ok(table::delete_before(&self.0.database, before, now).await?)
     }
 }
 

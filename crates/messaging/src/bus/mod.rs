@@ -12,6 +12,7 @@ pub use nats::{NatsBus, NatsConfig, NeverReached};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use couponmesh_runtime::Timestamp;
 
 use crate::event::Event;
 
@@ -44,6 +45,13 @@ pub trait Bus: Send + Sync + 'static {
         consumer: &'static str,
         types: &'static [&'static str],
     ) -> Result<Box<dyn Subscription>, BusError>;
+
+    /// Deletes events from before `before` that every consumer is past. `now` is the caller's time: a
+    /// bus with a clock of its own that tells another deletes nothing.
+    ///
+    /// # Errors
+    /// When the bus is away.
+    async fn delete_before(&self, before: Timestamp, now: Timestamp) -> Result<(), BusError>;
 }
 
 /// A consumer's place in the bus.

@@ -29,7 +29,7 @@ use async_nats::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use couponmesh_runtime::{Clock, running::Running};
+use couponmesh_runtime::{Timestamp, running::Running};
 use futures::future::try_join_all;
 use serde::Deserialize;
 use tokio::sync::watch;
@@ -43,8 +43,6 @@ use crate::{MessagingConfig, event::Event};
 const TRY_AGAIN: Duration = Duration::from_secs(3);
 /// How long the server may take for an answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// How often the janitor comes by.
-const CLEAN_INTERVAL: Duration = Duration::from_secs(3_600);
 /// From this number on, events are published as one batch: the server syncs once for all of them, where it
 /// syncs for each alone. Fewer are not worth the batch's own cost. Measured: docs/performance.md.
 const BATCH_FROM: usize = 32;
@@ -57,6 +55,8 @@ struct Inner {
     config: NatsConfig,
     batch: usize,
     name: String,
+    /// Everyone who has to be past an event before it may be deleted.
+    consumers: &'static [&'static str],
     /// The connection, once it was made, with what keeps count of publications under way.
     context: OnceLock<Context>,
     /// The stream as it was found; none while it has to be looked for.
@@ -74,20 +74,20 @@ struct Inner {
 pub struct NeverReached(Duration);
 
 impl NatsBus {
-    /// A bus that connects in the background. `name` is shown in the server's list of connections. Events
-    /// older than the retention that all of `consumers` are past are deleted.
+    /// A bus that connects in the background. `name` is shown in the server's list of connections; each of
+    /// `consumers` has to be past an event before it may be deleted.
     #[must_use]
     pub fn start(
         config: &NatsConfig,
         messaging: &MessagingConfig,
         name: &str,
         consumers: &'static [&'static str],
-        clock: Clock,
     ) -> Self {
         let bus = Self(Arc::new(Inner {
             config: config.clone(),
             batch: messaging.batch,
             name: name.to_owned(),
+            consumers,
             context: OnceLock::new(),
             stream: Mutex::default(),
             met: watch::Sender::new(None),
@@ -98,11 +98,6 @@ impl NatsBus {
         bus.0.running.keep("bus", move || {
             let bus = connecting.clone();
             async move { bus.connect().await }
-        });
-        let (cleaning, retention) = (bus.clone(), messaging.retention);
-        bus.0.running.keep("bus janitor", move || {
-            let (bus, clock) = (cleaning.clone(), clock.clone());
-            async move { bus.clean_hourly(consumers, &clock, retention).await }
         });
         bus
     }
@@ -138,19 +133,6 @@ impl NatsBus {
             };
             let _ = tokio::time::timeout(TIMEOUT, end).await;
         }
-    }
-
-    /// Deletes what is old and what every consumer is past, as the janitor does.
-    ///
-    /// # Errors
-    /// When the server is away.
-    pub async fn clean(
-        &self,
-        consumers: &[&str],
-        clock: &Clock,
-        retention: Duration,
-    ) -> Result<(), BusError> {
-        stream::purge(self.context()?, consumers, clock.now().minus(retention)).await
     }
 
     fn batch(&self) -> usize {
@@ -343,31 +325,6 @@ impl NatsBus {
         Ok(())
     }
 
-    async fn clean_hourly(
-        &self,
-        consumers: &'static [&'static str],
-        clock: &Clock,
-        retention: Duration,
-    ) {
-        let stop = self.0.running.stopping();
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = self.meet() => {}
-        }
-        while !stop.is_cancelled() {
-            if let Err(error) = self.clean(consumers, clock, retention).await {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "stream clean-up failed; it is tried again"
-                );
-            }
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = tokio::time::sleep(CLEAN_INTERVAL) => {}
-            }
-        }
-    }
-
     /// Tells the server, in the background, that deliveries were not dealt with: those that came, and those that
     /// still come to a request.
     fn give_back(&self, mut deliveries: Vec<Acker>, pull: Option<Pull>) {
@@ -457,5 +414,15 @@ impl Bus for NatsBus {
                 Err(error)
             }
         }
+    }
+
+    async fn delete_before(&self, before: Timestamp, now: Timestamp) -> Result<(), BusError> {
+        let purge = async {
+            self.meet().await;
+            stream::purge(self.context()?, self.0.consumers, before, now).await
+        };
+        tokio::time::timeout(TIMEOUT * 3, purge)
+            .await
+            .unwrap_or_else(|elapsed| Err(BusError(Box::new(elapsed))))
     }
 }

@@ -106,7 +106,7 @@ async fn the_url_may_bring_user_name_and_password() {
     let mut config = nats_config(&nats);
     let login = "nats://coupon%20mesh:p%40ss%2Fw%3Ard%25@";
     config.url = config.url.replace("nats://", login);
-    let bus = NatsBus::start(&config, &self::config(), "a test", &[], Clock::system());
+    let bus = NatsBus::start(&config, &self::config(), "a test", &[]);
     bus.reached().await.unwrap();
     bus.publish(events(TICKED, 1)).await.unwrap();
 }
@@ -173,7 +173,7 @@ async fn a_full_stream_refuses_events_and_takes_them_when_there_is_room() {
         max_bytes: 20_000,
         ..nats_config(&nats)
     };
-    let bus = NatsBus::start(&small, &config(), "a test", &["a"], Clock::system());
+    let bus = NatsBus::start(&small, &config(), "a test", &["a"]);
     bus.reached().await.unwrap();
     let first = events(TICKED, 10);
     bus.publish(first.clone()).await.unwrap();
@@ -204,39 +204,39 @@ async fn a_full_stream_refuses_events_and_takes_them_when_there_is_room() {
 #[tokio::test]
 async fn only_events_that_are_old_and_that_every_consumer_is_past_are_deleted() {
     let Some(nats) = server() else { return };
-    let bus = nats_bus(&nats).await;
+    let bus = NatsBus::start(&nats_config(&nats), &config(), "a test", &["fast", "slow"]);
+    bus.reached().await.unwrap();
     bus.publish(events(TICKED, 10)).await.unwrap();
     read_and_ack(&bus, "fast", 10).await;
-    let now = Clock::system();
-    let later = Clock::manual(now.now().plus(RETENTION + Duration::from_secs(60)));
+    let clock = Clock::system();
+    let delete_before = async |before| bus.delete_before(before, clock.now()).await.unwrap();
+    let long_ago = clock.now().minus(RETENTION);
 
     // "slow" has never come.
-    bus.clean(&["fast", "slow"], &later, RETENTION)
-        .await
-        .unwrap();
+    delete_before(clock.now()).await;
     assert_eq!(messages_in(&nats).await, 10);
 
-    // It has done with some, which are old only later.
+    // It has done with some, which are young.
     let mut slow = bus.subscribe("slow", TICKS).await.unwrap();
     read(&mut slow, 6).await;
     slow.ack().await.unwrap();
     drop(slow);
-    bus.clean(&["fast", "slow"], &now, RETENTION).await.unwrap();
+    delete_before(long_ago).await;
     assert_eq!(messages_in(&nats).await, 10);
     eventually("the first six are deleted", async || {
-        bus.clean(&["fast", "slow"], &later, RETENTION)
-            .await
-            .unwrap();
+        delete_before(clock.now()).await;
         messages_in(&nats).await == 4
     })
     .await;
 
     // What is left is still delivered, and goes when that is done with.
     read_and_ack(&bus, "slow", 4).await;
+    // Not by a clock that is not the server's.
+    let wrong = clock.now().plus(Duration::from_secs(2 * 3_600));
+    bus.delete_before(wrong, wrong).await.unwrap();
+    assert_eq!(messages_in(&nats).await, 4);
     eventually("all are deleted", async || {
-        bus.clean(&["fast", "slow"], &later, RETENTION)
-            .await
-            .unwrap();
+        delete_before(clock.now()).await;
         messages_in(&nats).await == 0
     })
     .await;
@@ -334,13 +334,7 @@ async fn all_that_came_one_by_one_meanwhile_is_one_batch() {
     let bus = nats_bus(&nats).await;
     let mut config = config();
     config.batch = COUNT * 2;
-    let consumer = NatsBus::start(
-        &nats_config(&nats),
-        &config,
-        "a consumer",
-        &[],
-        Clock::system(),
-    );
+    let consumer = NatsBus::start(&nats_config(&nats), &config, "a consumer", &[]);
     consumer.reached().await.unwrap();
     let mut subscription = consumer.subscribe("a", TICKS).await.unwrap();
     // A request to the server that ends while they come cuts the batch; it does not do so every time.

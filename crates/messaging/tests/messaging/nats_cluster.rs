@@ -14,7 +14,6 @@ use couponmesh_messaging::{
     Bus as _,
     bus::{NatsBus, NatsConfig},
 };
-use couponmesh_runtime::Clock;
 use couponmesh_testbed::{NatsCluster, on_servers};
 use tokio::time::timeout;
 use tracing_subscriber::fmt::MakeWriter;
@@ -77,7 +76,7 @@ async fn bus(cluster: &NatsCluster, replicas: usize) -> (NatsBus, Log) {
     };
     let log = Log::default();
     let _listening = log.listen();
-    let bus = NatsBus::start(&config, &self::config(), "a test", &[], Clock::system());
+    let bus = NatsBus::start(&config, &self::config(), "a test", &[]);
     bus.reached().await.unwrap();
     (bus, log)
 }

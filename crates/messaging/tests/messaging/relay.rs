@@ -1,9 +1,11 @@
 //! The relay may die or fail anywhere: the bus gets every event, some of them more than once.
 
-use couponmesh_messaging::outbox;
+use std::time::Duration;
+
+use couponmesh_messaging::{lease, outbox};
 use couponmesh_runtime::id::EventId;
 use couponmesh_testbed::on_servers;
-use sea_orm::{ActiveModelTrait as _, EntityTrait as _, IntoActiveModel as _};
+use sea_orm::{ActiveModelTrait as _, ActiveValue::Set, EntityTrait as _, IntoActiveModel as _};
 
 use crate::{
     check::violations,
@@ -72,6 +74,26 @@ async fn an_event_whose_wake_up_is_lost_is_published_all_the_same() {
     eventually("all is marked", async || mesh.outbox().await == (4, 0)).await;
     mesh.settle().await;
     assert_eq!(violations(&mesh).await, [""; 0]);
+    mesh.close().await;
+}
+
+#[tokio::test]
+async fn a_lease_that_a_dead_replica_s_wrong_clock_made_long_is_over() {
+    let (_home, mesh) = Mesh::new().await;
+    // The term of a lease, and an hour.
+    let end = mesh.publisher.now().plus(Duration::from_secs(3_610));
+    let dead = lease::ActiveModel {
+        name: Set("relay".to_owned()),
+        holder: Set(mesh.publisher.new_id()),
+        end_time: Set(end),
+    };
+    let tx = mesh.publisher.begin("test").await.unwrap();
+    let held = lease::Entity::insert(dead).exec_without_returning(&*tx);
+    held.await.unwrap();
+    tx.commit().await.unwrap();
+    mesh.start();
+    mesh.register(3).await.unwrap();
+    mesh.settle().await;
     mesh.close().await;
 }
 

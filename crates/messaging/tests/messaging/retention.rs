@@ -7,14 +7,14 @@ use std::{
 };
 
 use couponmesh_messaging::{
-    MessagingConfig,
+    MessagingConfig, Store,
     dead_letter::{self, operate},
     inbox,
-    janitor::{Retention, clean},
+    janitor::{self, Retention, clean},
     outbox::{self, Span},
 };
-use couponmesh_runtime::{Timestamp, config::Problems};
-use sea_orm::{EntityTrait as _, sea_query::Expr};
+use couponmesh_runtime::{Clock, Timestamp, config::Problems, fault::Faults};
+use sea_orm::{ColumnTrait as _, EntityTrait as _, QueryFilter as _, sea_query::Expr};
 
 use crate::{
     check::violations,
@@ -143,6 +143,71 @@ async fn an_open_letter_is_given_up_in_the_end_with_one_line_that_names_it() {
     mesh.bus.publish(vec![letter.to_event()]).await.unwrap();
     mesh.settle().await;
     assert_eq!(mesh.dead_letters().await, []);
+    mesh.close().await;
+}
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// The publisher's store with another clock.
+fn publisher_at(mesh: &Mesh, clock: &Clock) -> Store {
+    let (database, random) = (mesh.publisher.database().clone(), mesh.publisher.random());
+    let (clock, random) = (clock.clone(), random.clone());
+    let replica = mesh.publisher.new_id();
+    Store::new(
+        "publisher",
+        replica,
+        database,
+        clock,
+        random,
+        Faults::none(),
+    )
+}
+
+#[tokio::test]
+async fn nothing_is_deleted_by_a_clock_that_jumped_and_an_idle_service_goes_on_by_itself() {
+    let (_dir, mesh) = Mesh::new().await;
+    mesh.start();
+    mesh.register(3).await.unwrap();
+    mesh.settle().await;
+    eventually("all is published", async || mesh.outbox().await == (4, 0)).await;
+    mesh.stop().await;
+    let clock = Clock::manual(mesh.publisher.now());
+    let retention = Retention {
+        events: RETENTION,
+        dead_letters: RETENTION * 10,
+    };
+    let clean = async |clock: &Clock| {
+        // As after a restart.
+        let store = publisher_at(&mesh, clock);
+        janitor::clean(&store, retention, || false).await.unwrap();
+        mesh.outbox().await.0
+    };
+    assert_eq!(clean(&clock).await, 4);
+
+    clock.advance(Duration::from_secs(100 * 86_400));
+    assert_eq!(clean(&clock).await, 4);
+    // Now the clock agrees with the newest row, and the rows look old.
+    mesh.register(1).await.unwrap();
+    let store = publisher_at(&mesh, &clock);
+    let tx = store.begin("test").await.unwrap();
+    let newest = outbox::Entity::update_many()
+        .col_expr(outbox::Column::CreateTime, Expr::value(clock.now()))
+        .col_expr(outbox::Column::PublishTime, Expr::value(Some(clock.now())))
+        .filter(outbox::Column::PublishTime.is_null());
+    assert_eq!(newest.exec(&*tx).await.unwrap().rows_affected, 1);
+    tx.commit().await.unwrap();
+    assert_eq!(clean(&clock).await, 5);
+
+    // An hour a time, and nothing else happens.
+    let hours = u32::try_from(RETENTION.as_secs() / HOUR.as_secs()).unwrap();
+    for _ in 0..hours - 1 {
+        clock.advance(HOUR);
+        assert_eq!(clean(&clock).await, 5);
+    }
+    clock.advance(HOUR);
+    clean(&clock).await;
+    clock.advance(HOUR);
+    assert_eq!(clean(&clock).await, 0);
     mesh.close().await;
 }
 

@@ -70,8 +70,7 @@ impl Backend {
         match home {
             Home::Files(dir) => {
                 let file = dir.path().join("bus.db");
-                let bus = EmbeddedBus::open(&file, Clock::system(), RETENTION);
-                Self::Embedded(bus.await.unwrap())
+                Self::Embedded(EmbeddedBus::open(&file).await.unwrap())
             }
             Home::Servers { nats, .. } => Self::Nats {
                 bus: nats_bus(nats).await,
@@ -83,13 +82,7 @@ impl Backend {
 
 /// A replica's bus that has found the stream, or made it.
 pub(crate) async fn nats_bus(nats: &Nats) -> NatsBus {
-    let bus = NatsBus::start(
-        &nats_config(nats),
-        &config(),
-        "a test",
-        &["consumer"],
-        Clock::system(),
-    );
+    let bus = NatsBus::start(&nats_config(nats), &config(), "a test", &["consumer"]);
     bus.reached().await.unwrap();
     bus
 }

@@ -57,9 +57,10 @@ impl Probe {
     #[must_use]
     pub fn new(database: &Database) -> Self {
         Self(match (database.postgres(), &database.bound) {
-            (Some(pool), Some(bound)) => {
-                Asked::Server(postgres::Lookout::new(pool, bound), bound.trust.clone())
-            }
+            (Some(pool), Some(bound)) => Asked::Server(
+                postgres::Lookout::new(pool, bound, database.time.clone()),
+                bound.trust.clone(),
+            ),
             _ => Asked::File(database.read().clone()),
         })
     }

@@ -1,20 +1,24 @@
 //! PostgreSQL: one pool of connections, all of which lead to a server that takes writes.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::TryFutureExt as _;
 use sea_orm::{
     ConnectOptions, ConnectionTrait as _, Database as SeaOrm, DatabaseConnection,
-    DatabaseTransaction, DbErr, RuntimeErr,
+    DatabaseTransaction, DbBackend, DbErr, RuntimeErr, Statement,
     sqlx::{Connection as _, Error, PgConnection, PgPool, postgres::PgConnectOptions},
 };
 
 use super::{
-    DatabaseConfig,
+    DatabaseConfig, Reader,
     bounded::{Bound, within},
     code_of,
     session::{self, Seen, Setup, millis},
 };
+use crate::clock::{ServerTime, Timestamp};
 
 /// A connection that rested longer than this is tried before it is used: a server that was restarted
 /// meanwhile costs no caller an error.
@@ -210,6 +214,18 @@ async fn knock(config: &DatabaseConfig, setup: &Setup) -> Result<(), OpenError> 
     Ok(())
 }
 
+/// Reads the server's clock for the first time. Not now(), which stands still in a transaction.
+pub(super) async fn server_time(read: &Reader) -> Result<ServerTime, DbErr> {
+    let query = "SELECT (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint";
+    let query = Statement::from_string(DbBackend::Postgres, query);
+    let asked = Instant::now();
+    let row = read.query_one_raw(query).await?;
+    let answered = Instant::now();
+    let row = row.ok_or_else(|| DbErr::RecordNotFound("the server's time".to_owned()))?;
+    let time = Timestamp(row.try_get_by_index(0)?);
+    Ok(ServerTime::new(time, asked, answered))
+}
+
 /// How long a probe waits for one of the callers' connections.
 const BUSY: Duration = Duration::from_millis(500);
 
@@ -219,22 +235,25 @@ pub(super) struct Lookout {
     bound: Bound,
     options: Arc<PgConnectOptions>,
     own: Option<PgConnection>,
+    /// Updated with each look.
+    time: Option<Arc<ServerTime>>,
 }
 
 impl Lookout {
-    pub(super) fn new(pool: &PgPool, bound: &Bound) -> Self {
+    pub(super) fn new(pool: &PgPool, bound: &Bound, time: Option<Arc<ServerTime>>) -> Self {
         Self {
             pool: pool.clone(),
             bound: bound.clone(),
             options: pool.connect_options(),
             own: None,
+            time,
         }
     }
 
     pub(super) async fn look(&mut self) -> Result<Seen, Error> {
         match tokio::time::timeout(BUSY, self.pool.acquire()).await {
             Ok(Ok(mut connection)) => {
-                let seen = session::look(&mut connection, self.bound.commit).await;
+                let seen = look_on(&mut connection, self.bound.commit, self.time.as_deref()).await;
                 // The others lead to the same server.
                 if !seen.as_ref().is_ok_and(|seen| seen.takes_writes) {
                     self.bound.trust.lose();
@@ -252,12 +271,27 @@ impl Lookout {
             Some(connection) => connection,
             None => PgConnection::connect_with(&self.options).await?,
         };
-        let seen = session::look(&mut connection, self.bound.commit).await?;
+        let seen = look_on(&mut connection, self.bound.commit, self.time.as_deref()).await?;
         if seen.takes_writes {
             self.own = Some(connection);
         }
         Ok(seen)
     }
+}
+
+/// Looks at the server on `connection`, and updates `time` by what it says.
+async fn look_on(
+    connection: &mut PgConnection,
+    commit: Duration,
+    time: Option<&ServerTime>,
+) -> Result<Seen, Error> {
+    let asked = Instant::now();
+    let seen = session::look(connection, commit).await?;
+    // Not a standby's, which goes by a clock of its own.
+    if let Some(time) = time.filter(|_| seen.takes_writes) {
+        time.update(seen.time, asked, Instant::now());
+    }
+    Ok(seen)
 }
 
 /// Takes the right to migrate for as long as `tx` lasts, and lets a migration take its time. False, and `tx` is of

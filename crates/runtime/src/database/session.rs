@@ -7,6 +7,8 @@ use std::{sync::Arc, time::Duration};
 
 use sea_orm::sqlx::{self, AssertSqlSafe, Error, PgConnection, Row as _};
 
+use crate::clock::Timestamp;
+
 /// How much longer than the server's own timeout an answer is waited for.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -91,6 +93,8 @@ pub(super) struct Seen {
     pub(super) takes_writes: bool,
     /// Whether commits of our role wait for a standby, longer than they may.
     pub(super) is_stuck: bool,
+    /// What its clock says.
+    pub(super) time: Timestamp,
 }
 
 /// Looks at the server, where a commit may take as long as `commit`.
@@ -98,7 +102,8 @@ pub(super) async fn look(connection: &mut PgConnection, commit: Duration) -> Res
     // Sessions of others are hidden from us.
     let sql = format!(
         "SELECT {TAKES_WRITES} AS takes_writes, EXISTS (SELECT FROM pg_stat_activity \
-         WHERE wait_event = 'SyncRep' AND query_start < now() - interval '{} milliseconds') AS is_stuck",
+         WHERE wait_event = 'SyncRep' AND query_start < now() - interval '{} milliseconds') AS is_stuck, \
+         (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint AS time",
         millis(commit)
     );
     let row = sqlx::raw_sql(AssertSqlSafe(sql))
@@ -107,6 +112,7 @@ pub(super) async fn look(connection: &mut PgConnection, commit: Duration) -> Res
     Ok(Seen {
         takes_writes: row.try_get("takes_writes")?,
         is_stuck: row.try_get("is_stuck")?,
+        time: Timestamp(row.try_get("time")?),
     })
 }
 

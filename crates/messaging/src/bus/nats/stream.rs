@@ -11,6 +11,7 @@ use async_nats::jetstream::{
     },
 };
 use couponmesh_runtime::Timestamp;
+use serde::Deserialize;
 
 use super::NatsConfig;
 use crate::bus::BusError;
@@ -20,6 +21,8 @@ pub(super) const NAME: &str = "COUPONMESH";
 const SUBJECTS: &str = "couponmesh.>";
 /// How long the server remembers message ids. Only an optimisation: the inbox is the guarantee.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+/// How far the clock that tells messages' ages and the one that tells which are old may differ.
+const CLOCKS: Duration = Duration::from_secs(3_600);
 
 /// What was found.
 pub(super) struct Found {
@@ -126,13 +129,36 @@ fn settings(config: &Config) -> [(&'static str, String); 7] {
     ]
 }
 
+/// What the server says of the stream, as far as the client leaves it out.
+#[derive(Deserialize)]
+struct Told {
+    /// The server's time.
+    ts: String,
+}
+
+/// Whether the server's clock, which tells messages' ages, tells about the same as ours.
+async fn agrees(js: &Context, now: Timestamp) -> Result<bool, BusError> {
+    let told: Told = js.request(format!("STREAM.INFO.{NAME}"), &()).await?;
+    let time: Timestamp = told.ts.parse().map_err(|error| BusError(Box::new(error)))?;
+    Ok(time.since(now).max(now.since(time)) <= CLOCKS)
+}
+
 /// Deletes messages from before `before` that each of `consumers` is past; nothing while one of them has
-/// never come.
+/// never come, or while the server's clock is not the one by which the caller goes.
 pub(super) async fn purge(
     js: &Context,
     consumers: &[&str],
     before: Timestamp,
+    now: Timestamp,
 ) -> Result<(), BusError> {
+    if !agrees(js, now).await? {
+        tracing::error!(
+            %now,
+            "the clocks of NATS and of this service's database differ by more than an hour: no event is deleted \
+             from the stream by its age until they are set"
+        );
+        return Ok(());
+    }
     let stream = js.get_stream(NAME).await?;
     let state = stream.cached_info().state.clone();
     let mut floor = state.last_sequence;
@@ -200,4 +226,5 @@ bus_errors!(
     async_nats::client::PublishError,
     async_nats::client::RequestError,
     async_nats::SubscribeError,
+    async_nats::jetstream::context::RequestError,
 );

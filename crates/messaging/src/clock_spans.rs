@@ -1,0 +1,195 @@
+//! How much time has passed for sure: the spans in which the clock was seen to run without a jump.
+//!
+//! Deleting by age needs a clock that can be trusted, and none can: a process that starts with a
+//! clock 100 days ahead finds everything to be old. So every service notes the time every ten
+//! minutes, events or not. Where the time is further from what was noted last than an hour, the
+//! clock jumped, or nobody ran meanwhile, which looks the same; a new span begins there. Only time
+//! inside of spans counts as age: whatever the clock says, nothing is deleted that was not seen to
+//! be that old, and an idle service, or one with a clock that was set, deletes again by itself.
+
+use std::time::Duration;
+
+use couponmesh_runtime::Timestamp;
+use sea_orm::{
+    ActiveValue::Set, ConnectionTrait, DbErr, QueryOrder, QuerySelect, QueryTrait as _,
+    entity::prelude::*, sea_query::OnConflict,
+};
+use sea_orm_migration::{MigrationName, MigrationTrait, SchemaManager};
+
+use crate::store::Store;
+
+/// How often the time is noted.
+pub(crate) const INTERVAL: Duration = Duration::from_secs(600);
+/// A difference to what was noted last that is larger begins a new span.
+const JUMP: Duration = Duration::from_secs(3_600);
+/// Spans that are kept: more than a month of jumps every hour.
+const KEPT: i64 = 1_000;
+
+/// A span.
+#[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+#[sea_orm(table_name = "clock_spans")]
+pub struct Model {
+    /// The order of spans, from 1.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub seq: i64,
+    /// The first time that was noted.
+    pub begin_time: Timestamp,
+    /// The last one.
+    pub end_time: Timestamp,
+}
+
+/// No relations.
+#[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}
+
+/// Notes the time. Replicas note it together; the first one to see a jump begins the span.
+pub(crate) async fn note(store: &Store) -> Result<(), DbErr> {
+    const SCOPE: &str = "janitor.clock";
+    let now = store.now();
+    let newest = newest_first(store.read(), 1).await?.pop();
+    if let Some(span) = &newest
+        && span.goes_on_at(now)
+    {
+        let longer = Entity::update_many()
+            .col_expr(Column::EndTime, Expr::value(now))
+            .filter(Column::Seq.eq(span.seq))
+            // Otherwise another replica has just noted it.
+            .filter(Column::EndTime.eq(span.end_time));
+        return store.execute(SCOPE, &longer.into_query()).await;
+    }
+    let seq = newest.as_ref().map_or(1, |span| span.seq + 1);
+    let span = Entity::insert(ActiveModel {
+        seq: Set(seq),
+        begin_time: Set(now),
+        end_time: Set(now),
+    });
+    let unless_there = OnConflict::column(Column::Seq).do_nothing().to_owned();
+    let span = span.on_conflict(unless_there);
+    store.execute(SCOPE, &span.into_query()).await?;
+    if let Some(last) = newest {
+        let (service, last) = (store.service(), last.end_time);
+        tracing::error!(
+            service,
+            %now,
+            %last,
+            "the clock is more than an hour away from the last time that was noted: what is older \
+             than that is not deleted by its age until this service has run for as long as it has \
+             to be kept. If the service did not run meanwhile, nothing has to be done; otherwise set \
+             the clock, on PostgreSQL that of the database's server"
+        );
+        let old = Entity::delete_many().filter(Column::Seq.lte(seq - KEPT));
+        store.execute(SCOPE, &old.into_query()).await?;
+    }
+    Ok(())
+}
+
+/// The time before which everything is older than `age` for sure; none when not so much time has
+/// been seen to pass.
+///
+/// # Errors
+/// The database's.
+pub async fn older_than(store: &Store, age: Duration) -> Result<Option<Timestamp>, DbErr> {
+    let spans = newest_first(store.read(), KEPT.unsigned_abs()).await?;
+    Ok(before(spans, age))
+}
+
+/// `spans` are the newest first.
+fn before(spans: Vec<Model>, age: Duration) -> Option<Timestamp> {
+    let (mut missing, mut latest) = (age, Timestamp(i64::MAX));
+    for span in spans {
+        let length = span.end_time.since(span.begin_time);
+        if let Some(rest) = missing.checked_sub(length)
+            && !rest.is_zero()
+        {
+            missing = rest;
+            // What a later span wrote is younger, also when the clock was set back: to before the
+            // end of this one. Rows may be a little older than the first note of their span.
+            latest = latest.min(span.begin_time.minus(JUMP));
+            continue;
+        }
+        return Some(span.end_time.minus(missing).min(latest));
+    }
+    None
+}
+
+impl Model {
+    fn goes_on_at(&self, now: Timestamp) -> bool {
+        now.since(self.end_time).max(self.end_time.since(now)) <= JUMP
+    }
+}
+
+async fn newest_first(db: &impl ConnectionTrait, limit: u64) -> Result<Vec<Model>, DbErr> {
+    let spans = Entity::find().order_by_desc(Column::Seq).limit(limit);
+    spans.all(db).await
+}
+
+pub(crate) struct CreateClockSpans;
+
+impl MigrationName for CreateClockSpans {
+    fn name(&self) -> &'static str {
+        "m0005_create_clock_spans"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for CreateClockSpans {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let schema = sea_orm::Schema::new(manager.get_database_backend());
+        manager
+            .create_table(schema.create_table_from_entity(Entity))
+            .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3_600);
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn day(day: u32) -> Timestamp {
+        Timestamp(0).plus(DAY * (1_000 + day))
+    }
+
+    /// Spans from the first to the newest, from one day to another.
+    fn spans(days: &[(u32, u32)]) -> Vec<Model> {
+        let span = |(seq, &(begin, end))| Model {
+            seq,
+            begin_time: day(begin),
+            end_time: day(end),
+        };
+        let mut spans: Vec<Model> = (1..).zip(days).map(span).collect();
+        spans.reverse();
+        spans
+    }
+
+    #[test]
+    fn only_time_that_was_seen_to_pass_is_age() {
+        let week = DAY * 7;
+        assert_eq!(before(Vec::new(), week), None);
+        assert_eq!(before(Vec::new(), Duration::ZERO), None);
+        assert_eq!(before(spans(&[(0, 6)]), week), None);
+        assert_eq!(before(spans(&[(0, 6)]), Duration::ZERO), Some(day(6)));
+        assert_eq!(before(spans(&[(0, 7)]), week), Some(day(0)));
+        assert_eq!(before(spans(&[(0, 20)]), week), Some(day(13)));
+        // A hundred days ahead, or away for as long: they count for nothing.
+        assert_eq!(before(spans(&[(0, 20), (120, 120)]), week), Some(day(13)));
+        assert_eq!(before(spans(&[(0, 20), (120, 125)]), week), Some(day(18)));
+        assert_eq!(before(spans(&[(0, 20), (120, 128)]), week), Some(day(121)));
+        // Off every other day.
+        let laptop = spans(&[(0, 1), (2, 3), (4, 5), (6, 7)]);
+        assert_eq!(before(laptop, DAY * 2), Some(day(4)));
+    }
+
+    #[test]
+    fn what_was_written_after_the_clock_was_set_back_is_young() {
+        let week = DAY * 7;
+        let set_back = |days| spans(&[(0, 20), (120, days), (21, 22)]);
+        assert_eq!(before(set_back(121), week), Some(day(15)));
+        // It was wrong for long: of the right time nothing is a week old yet.
+        assert_eq!(before(set_back(140), week), Some(day(21).minus(HOUR)));
+    }
+}
