@@ -1,10 +1,10 @@
 //! Registering: one address, one member, however often and by however many it is asked for.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use couponmesh::node::ServiceName;
 use couponmesh_proto::member::v1::{
-    MemberState, RegisterMemberRequest, WithdrawalState, member_service_client::MemberServiceClient,
+    RegisterMemberRequest, WithdrawalState, member_service_client::MemberServiceClient,
 };
 use futures::future::join_all;
 use tonic::Code;
@@ -12,6 +12,7 @@ use tonic::Code;
 use crate::harness::{
     Mesh, Way,
     calls::{refused, registration},
+    eventually,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -82,10 +83,54 @@ async fn repeats_of_one_request_all_get_the_same_member() {
 
     mesh.joined(&first).await;
     mesh.withdraw(&first).await;
-    let replayed = mesh.try_register(request).await.unwrap();
-    assert_eq!(replayed.member_id, first);
-    assert_eq!(replayed.state(), MemberState::Withdrawn);
+    // What it asked for is erased, so nobody can tell any more whether this is the same.
+    let other = RegisterMemberRequest {
+        email: "bob@example.com".to_owned(),
+        ..request.clone()
+    };
+    for again in [request, other] {
+        let answer = mesh.try_register(again).await;
+        let withdrawn = (Code::FailedPrecondition, "MEMBER_WITHDRAWN".to_owned());
+        assert_eq!(refused(answer), withdrawn);
+    }
     mesh.finish().await;
+}
+
+#[tokio::test]
+async fn a_request_is_remembered_for_seven_days() {
+    const DAY: Duration = Duration::from_secs(86_400);
+    let mesh = Mesh::start().await;
+    let request = RegisterMemberRequest {
+        request_id: mesh.new_id().to_string(),
+        ..registration("ann@example.com")
+    };
+    let member = mesh.try_register(request.clone()).await.unwrap();
+    let leaves = mesh.join("leaves@example.com").await;
+    let withdrawal_request = mesh.new_id().to_string();
+    let withdrawal = mesh.try_withdraw(&withdrawal_request, &leaves.member_id);
+    assert_eq!(
+        withdrawal.await.unwrap().state(),
+        WithdrawalState::Completed
+    );
+    mesh.settled().await;
+    let mut shut = mesh.shut().await;
+    shut.later(DAY * 6).await;
+    let mesh = shut.open().await;
+    let again = mesh.try_register(request.clone()).await.unwrap();
+    assert_eq!(again.member_id, member.member_id);
+    assert_eq!(mesh.file("member").await.count("requests").await, 2);
+
+    let mut shut = mesh.shut().await;
+    shut.later(DAY + Duration::from_secs(60)).await;
+    let mesh = shut.open().await;
+    let file = mesh.file("member").await;
+    eventually("it is forgotten", async || {
+        file.count("requests").await == 0
+    })
+    .await;
+    let taken = (Code::AlreadyExists, "EMAIL_TAKEN".to_owned());
+    assert_eq!(refused(mesh.try_register(request).await), taken);
+    mesh.shut().await.remove().await;
 }
 
 // At two replicas at once, most rounds find nothing when they look, and one of each comes too late.

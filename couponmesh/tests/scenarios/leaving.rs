@@ -58,6 +58,24 @@ async fn a_repeated_request_to_withdraw_gets_the_same_withdrawal() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_repeats_a_finished_withdrawal_fills_no_disk() {
+    let mesh = Mesh::start().await;
+    let member = mesh.join("ann@example.com").await;
+    let request_id = mesh.new_id().to_string();
+    let first = mesh.try_withdraw(&request_id, &member.member_id).await;
+    let first = first.unwrap().withdrawal_id;
+    let file = mesh.file("member").await;
+    let calls = (0..50).map(|_| async {
+        let request_id = mesh.new_id().to_string();
+        let again = mesh.try_withdraw(&request_id, &member.member_id).await;
+        assert_eq!(again.unwrap().withdrawal_id, first);
+    });
+    join_all(calls).await;
+    assert_eq!(file.count("requests").await, 1);
+    mesh.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_leaves_while_the_coupon_is_being_issued_has_left_when_the_call_ends() {
     let mesh = Mesh::with(|config| {
         // However busy the machine is.

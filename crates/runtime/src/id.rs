@@ -5,7 +5,7 @@ use std::fmt;
 use sea_orm::DeriveValueType;
 use uuid::Uuid;
 
-use crate::field::Violation;
+use crate::{clock::Timestamp, field::Violation};
 
 /// Parses a UUID in its hyphenated form, any version; `None` for anything else.
 fn parse_uuid(text: &str) -> Option<Uuid> {
@@ -13,6 +13,12 @@ fn parse_uuid(text: &str) -> Option<Uuid> {
     (text.len() == uuid::fmt::Hyphenated::LENGTH)
         .then(|| Uuid::try_parse(text).ok())
         .flatten()
+}
+
+/// A UUID that sorts after all of ours that were made before `time`, and before all others of ours.
+#[must_use]
+pub fn boundary(time: Timestamp) -> Uuid {
+    uuid::Builder::from_unix_timestamp_millis(time.unix_millis(), &[0; 10]).into_uuid()
 }
 
 macro_rules! ids {
@@ -84,6 +90,14 @@ ids! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_boundary_parts_the_ids_of_before_and_after() {
+        let (random, second) = (crate::Random::seeded(1), Timestamp(1_800_000_000_000_000));
+        let before = random.uuid_v7(Timestamp(second.0 - 1_000));
+        let (after, boundary) = (random.uuid_v7(second), boundary(second));
+        assert!(before < boundary && boundary < after);
+    }
 
     #[test]
     fn only_the_hyphenated_form_is_an_id() {

@@ -20,6 +20,8 @@ pub enum Reason {
     FieldInvalid,
     /// The request id was used before, with other content.
     RequestIdReused,
+    /// The request id was used before, by somebody who has withdrawn since.
+    MemberWithdrawn,
     /// The page token is not one of ours, or belongs to another filter.
     PageTokenInvalid,
     /// No such member.
@@ -49,6 +51,7 @@ impl Reason {
         match self {
             Self::FieldInvalid => "FIELD_INVALID",
             Self::RequestIdReused => "REQUEST_ID_REUSED",
+            Self::MemberWithdrawn => "MEMBER_WITHDRAWN",
             Self::PageTokenInvalid => "PAGE_TOKEN_INVALID",
             Self::MemberNotFound => "MEMBER_NOT_FOUND",
             Self::CouponNotFound => "COUPON_NOT_FOUND",
@@ -69,6 +72,7 @@ impl Reason {
             Self::FieldInvalid | Self::RequestIdReused | Self::PageTokenInvalid => {
                 Code::InvalidArgument
             }
+            Self::MemberWithdrawn => Code::FailedPrecondition,
             Self::MemberNotFound
             | Self::CouponNotFound
             | Self::WithdrawalNotFound

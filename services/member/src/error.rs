@@ -14,6 +14,9 @@ pub enum Error {
     /// The request id was used for another content.
     #[error("request_id: was used for a call with other content")]
     RequestIdReused,
+    /// The request id was used to register somebody who has withdrawn. What was asked for then is erased.
+    #[error("request_id: the member that this call registered has withdrawn; use a new request_id")]
+    MemberWithdrawn,
     /// There is no such member.
     #[error("member_id: there is no such member")]
     MemberNotFound,
@@ -42,6 +45,7 @@ impl From<Error> for Status {
         let text = error.to_string();
         match error {
             Error::RequestIdReused => status::status(Reason::RequestIdReused, text),
+            Error::MemberWithdrawn => status::status(Reason::MemberWithdrawn, text),
             Error::MemberNotFound => status::status(Reason::MemberNotFound, text),
             Error::WithdrawalNotFound => status::status(Reason::WithdrawalNotFound, text),
             Error::EmailTaken => status::status(Reason::EmailTaken, text),

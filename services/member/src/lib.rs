@@ -11,6 +11,7 @@
 //! | ask to withdraw | [`withdraw`] |
 //! | cancel the coupon | [`attempt`], and then [`complete`] or [`pause`] |
 //! | finish what is paused | [`worker`], paced by [`gate`] |
+//! | forget request ids | [`forget`] |
 //! | rows | [`members`], [`withdrawals`], [`requests`], [`gate`] |
 
 pub mod attempt;
@@ -19,6 +20,7 @@ mod config;
 pub mod consumer;
 pub mod coupon_client;
 pub mod error;
+pub mod forget;
 pub mod gate;
 pub mod grpc;
 pub mod members;
@@ -69,6 +71,7 @@ impl Member {
         let running = Running::new();
         let finisher = worker::start(&store, coupon, &config.withdrawal, &running);
         couponmesh_messaging::start(&store, bus, consumer::MemberHandler, messaging, &running);
+        forget::start(&store, &running);
         let registrar = register::Registrar::new(&store, &running);
         let withdrawer = withdraw::Withdrawer::new(finisher, &running);
         Ok(Self {

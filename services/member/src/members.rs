@@ -11,7 +11,7 @@ use couponmesh_runtime::{
 };
 use sea_orm::{Condition, ConnectionTrait, DbErr, QueryOrder, QuerySelect, entity::prelude::*};
 
-use crate::profile::Email;
+use crate::{profile::Email, requests};
 
 /// A member.
 #[derive(Clone, PartialEq, DeriveEntityModel)]
@@ -256,9 +256,14 @@ pub(crate) async fn save_changed(
     let (left, stayed): (Vec<_>, Vec<_>) =
         changed.partition(|(_, member)| member.state == State::Withdrawn);
     save(tx, stayed, "").await?;
+    if left.is_empty() {
+        return Ok(());
+    }
     // Written only when they change: the address is in an index.
     let erased = ", email = NULL, display_name = '', withdraw_time = news.column9";
-    save(tx, left, erased).await
+    let ids = left.iter().map(|(_, member)| member.member_id).collect();
+    save(tx, left, erased).await?;
+    requests::erase(tx, ids).await
 }
 
 /// Stores members, each with the version that it had before, and what else is `set`.

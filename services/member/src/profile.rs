@@ -12,8 +12,8 @@ use sha2::{Digest as _, Sha256};
 
 /// Tells one registration's content from another's under the same request id.
 ///
-/// It is kept when the address itself is erased. The request id salts it, so that digests of one
-/// address differ.
+/// It is stored beside the address and tells no more than that; both are erased together. The request id salts it,
+/// so that digests of one address differ.
 #[must_use]
 pub fn digest(request_id: RequestId, email: &Email, name: &DisplayName) -> Vec<u8> {
     let mut hash = Sha256::new();

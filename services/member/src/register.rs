@@ -71,7 +71,8 @@ impl Registrar {
     /// goes away the registration still takes place.
     ///
     /// # Errors
-    /// [`Error::EmailTaken`], [`Error::RequestIdReused`], [`Error::Storage`], [`Error::Overloaded`].
+    /// [`Error::EmailTaken`], [`Error::RequestIdReused`], [`Error::MemberWithdrawn`], [`Error::Storage`],
+    /// [`Error::Overloaded`].
     pub async fn register(&self, registration: Registration) -> Answer {
         self.0.submit(registration).await
     }
@@ -135,7 +136,9 @@ async fn together(
         if let Some((id, digest)) = &request
             && let Some((known_digest, member)) = requests.get(id)
         {
-            results.push(if digest == known_digest {
+            results.push(if member.state == State::Withdrawn {
+                Err(Error::MemberWithdrawn)
+            } else if digest == known_digest {
                 Ok(member.clone())
             } else {
                 Err(Error::RequestIdReused)

@@ -1,10 +1,24 @@
-//! Request ids: which calls succeeded before, and what they made.
+//! Request ids: which calls made something, and what.
+//!
+//! A row is as old as what its call made, whose id tells the time. It is forgotten after [`KEPT`], and says
+//! nothing about the content of a registration from the moment on in which the member is erased.
 
-use couponmesh_messaging::rows;
-use couponmesh_runtime::id::RequestId;
-use sea_orm::{ActiveValue::Set, ConnectionTrait, DbErr, Statement, entity::prelude::*};
+use std::time::Duration;
 
-/// A call that succeeded under a request id. Never deleted.
+use couponmesh_messaging::{Transaction, rows};
+use couponmesh_runtime::{
+    Timestamp,
+    id::{MemberId, RequestId, boundary},
+};
+use sea_orm::{
+    ActiveValue::Set, ConnectionTrait, DbErr, QueryOrder, QuerySelect, Statement,
+    entity::prelude::*,
+};
+
+/// How long an id is remembered; the contract's.
+pub(crate) const KEPT: Duration = Duration::from_secs(7 * 86_400);
+
+/// A call that made something under a request id.
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
 #[sea_orm(table_name = "requests")]
 pub struct Model {
@@ -14,7 +28,7 @@ pub struct Model {
     /// The caller's id.
     #[sea_orm(primary_key, auto_increment = false)]
     pub request_id: RequestId,
-    /// Tells the call's content from another's.
+    /// Tells the call's content from another's; empty once the member that it registered has withdrawn.
     pub digest: Vec<u8>,
     /// The member or withdrawal that it made.
     pub resource_id: Uuid,
@@ -59,9 +73,11 @@ pub(crate) async fn find(
     let types = [ColumnType::Uuid, ColumnType::Text];
     let (asked, values) = rows::table(backend, &types, asked);
     // As a join in which every row names the RPC, too: where that is a constant, PostgreSQL may look through
-    // everything of the RPC instead, and remember to.
+    // everything of the RPC instead, and remember to. The columns by name: one that a newer release adds must not
+    // change what a prepared statement returns.
     let sql = format!(
-        "SELECT requests.* FROM ({asked}) AS asked \
+        "SELECT requests.rpc, requests.request_id, requests.digest, requests.resource_id \
+         FROM ({asked}) AS asked \
          JOIN requests ON requests.request_id = asked.column1 AND requests.rpc = asked.column2"
     );
     Entity::find()
@@ -82,4 +98,54 @@ pub(crate) fn row(
         digest: Set(digest),
         resource_id: Set(resource_id),
     }
+}
+
+/// Takes away what tells of the content of the calls that registered `members`, who are erased: whoever guesses an
+/// address could have the guess confirmed by it.
+pub(crate) async fn erase(tx: &Transaction, members: Vec<MemberId>) -> Result<(), DbErr> {
+    let members = members.into_iter().map(|id| id.0).collect();
+    // The RPC is not asked for: PostgreSQL may look through everything of it.
+    Entity::update_many()
+        .col_expr(Column::Digest, Expr::value(Vec::<u8>::new()))
+        .filter(Column::ResourceId.is_in(rows::pad(members)))
+        .exec(&**tx)
+        .await?;
+    Ok(())
+}
+
+/// Up to `limit` of the calls that made something before `before`, oldest first.
+pub(crate) async fn oldest(
+    db: &impl ConnectionTrait,
+    before: Timestamp,
+    limit: u64,
+) -> Result<Vec<(String, RequestId)>, DbErr> {
+    // Ids of ours are UUID v7, so their order is that of time.
+    Entity::find()
+        .select_only()
+        .columns([Column::Rpc, Column::RequestId])
+        .filter(Column::ResourceId.lt(boundary(before)))
+        .order_by_asc(Column::ResourceId)
+        .limit(limit)
+        .into_tuple()
+        .all(db)
+        .await
+}
+
+/// Forgets calls.
+pub(crate) async fn delete(
+    db: &impl ConnectionTrait,
+    calls: Vec<(String, RequestId)>,
+) -> Result<(), DbErr> {
+    for rpc in [Rpc::Register, Rpc::Withdraw].map(Rpc::as_str) {
+        let of_rpc = calls.iter().filter(|(of, _)| of == rpc);
+        let ids: Vec<RequestId> = of_rpc.map(|&(_, id)| id).collect();
+        if !ids.is_empty() {
+            Entity::delete_many()
+                .filter(Column::Rpc.eq(rpc))
+                .filter(Column::RequestId.is_in(rows::pad(ids)))
+                .exec(db)
+                .await?;
+        }
+    }
+    Ok(())
 }
