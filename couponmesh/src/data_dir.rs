@@ -1,9 +1,9 @@
 //! The directory that an embedded run owns.
 
 use std::{
-    fs::{DirBuilder, File, TryLockError},
+    fs::{DirBuilder, File, OpenOptions, TryLockError},
     io,
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -45,13 +45,20 @@ impl DataDir {
             path: path.to_owned(),
             source,
         };
-        // Names and addresses are the owner's business only.
+        // Names and addresses are the owner's business only. A directory that is there may be open to others; the
+        // files in it never are.
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(path)
             .map_err(unusable)?;
-        let lock = File::create(path.join(LOCK)).map_err(unusable)?;
+        let lock = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path.join(LOCK))
+            .map_err(unusable)?;
         match lock.try_lock() {
             Ok(()) => Ok(Self {
                 path: path.to_owned(),

@@ -1,6 +1,6 @@
 //! Runs that cannot start say why, in one line that names what to change.
 
-use std::{fs, net::TcpListener};
+use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt as _};
 
 use crate::binary::process::Call;
 
@@ -78,6 +78,32 @@ async fn a_data_directory_that_cannot_be_one_is_named() {
     for path in [file, inside, nowhere] {
         let refused = Call::run(&path).finish().await;
         refused.assert_refused(&[path.to_str().unwrap(), "--data-dir"]);
+    }
+}
+
+#[tokio::test]
+async fn database_files_are_their_owner_s_alone_whatever_the_directory_allows() {
+    let dir = tempfile::tempdir().unwrap();
+    let for_all = fs::Permissions::from_mode;
+    fs::set_permissions(dir.path(), for_all(0o777)).unwrap();
+    let call = Call::run(dir.path()).under(&["sh", "-c", "umask 000; exec \"$0\" \"$@\""]);
+    let files = || {
+        let entries = fs::read_dir(dir.path()).unwrap();
+        entries.map(|entry| entry.unwrap().path())
+    };
+    // The second time on files as older releases left them.
+    for _ in 0..2 {
+        let (process, _) = call.start().await;
+        for file in files() {
+            let mode = file.metadata().unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{}", file.display());
+        }
+        // Logs stay behind.
+        process.kill();
+        assert!(files().any(|file| file.ends_with("member.db-wal")));
+        for file in files().filter(|file| !file.ends_with("couponmesh.lock")) {
+            fs::set_permissions(file, for_all(0o666)).unwrap();
+        }
     }
 }
 

@@ -62,6 +62,22 @@ impl Backend {
         }
     }
 
+    /// The files of ours in which `needle` stands; none of a server's.
+    pub(super) fn files_that_hold(&self, needle: &str) -> Vec<String> {
+        let Home::Files(dir) = &self.0 else {
+            return Vec::new();
+        };
+        let needle = needle.to_ascii_lowercase();
+        let holds = |path: &std::path::Path| {
+            let bytes = std::fs::read(path).unwrap().to_ascii_lowercase();
+            String::from_utf8_lossy(&bytes).contains(&needle)
+        };
+        let entries = std::fs::read_dir(dir.path()).unwrap();
+        let paths = entries.map(|entry| entry.unwrap().path());
+        let found = paths.filter(|path| holds(path));
+        found.map(|path| path.display().to_string()).collect()
+    }
+
     /// Removes everything.
     ///
     /// # Panics

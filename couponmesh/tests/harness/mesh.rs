@@ -235,6 +235,11 @@ impl Mesh {
         self.home.backend.file(service).await
     }
 
+    /// The files of the data directory in which `needle` stands, in rows or beside them; none on servers.
+    pub(crate) fn files_that_hold(&self, needle: &str) -> Vec<String> {
+        self.home.backend.files_that_hold(needle)
+    }
+
     /// Looks into what the bus keeps.
     pub(crate) async fn log(&self) -> Log {
         self.home.backend.log().await

@@ -8,7 +8,13 @@ use std::{
 
 use couponmesh::config::Config;
 
-use couponmesh_runtime::telemetry;
+use couponmesh_member::{
+    profile::{self, DisplayName, Email},
+    requests,
+};
+use couponmesh_runtime::{id::RequestId, telemetry};
+use couponmesh_testbed::on_servers;
+use sea_orm::EntityTrait as _;
 use tracing_subscriber::{
     Layer as _,
     fmt::{MakeWriter, format::FmtSpan},
@@ -18,7 +24,7 @@ use tracing_subscriber::{
 use crate::harness::{
     Mesh,
     calls::{refused, registration},
-    eventually,
+    eventually, eventually_within,
 };
 
 const EMAIL: &str = "zebulon.quux@example.com";
@@ -120,7 +126,11 @@ async fn after_the_retention_nothing_of_a_member_who_left_is_found_anywhere() {
     // Every service's janitor comes by when it starts, and the bus's, too.
     let mesh = shut.open().await;
     eventually("the name is gone", || async {
-        let places = places_that_hold(&mesh, NAME).await;
+        let mut places = places_that_hold(&mesh, NAME).await;
+        if on_servers() {
+            // NATS goes by a clock of its own, which nobody moved.
+            places.retain(|place| !place.starts_with("bus "));
+        }
         places.is_empty().then_some(()).ok_or(places.join(", "))
     })
     .await;
@@ -128,6 +138,52 @@ async fn after_the_retention_nothing_of_a_member_who_left_is_found_anywhere() {
     // What became of the member is still known.
     assert!(mesh.member(&member.member_id).await.coupon_cancelled);
     mesh.shut().await.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_seconds_after_a_member_left_the_address_is_nowhere_while_all_goes_on() {
+    let mesh = Mesh::start().await;
+    // So that pages are split, and rows move, before and after.
+    mesh.join_many(150).await;
+    let request = couponmesh_proto::member::v1::RegisterMemberRequest {
+        display_name: NAME.to_owned(),
+        request_id: mesh.new_id().to_string(),
+        ..registration(EMAIL)
+    };
+    let member = mesh.try_register(request.clone()).await.unwrap();
+    mesh.joined(&member.member_id).await;
+    for number in 0..50 {
+        mesh.register(&format!("more{number}@example.com")).await;
+    }
+    let withdrawal = mesh.withdraw(&member.member_id).await;
+    mesh.completed(&withdrawal.withdrawal_id).await;
+    eventually_within(Duration::from_secs(10), "the address is gone", || async {
+        let mut places = places_that_hold(&mesh, EMAIL).await;
+        places.extend(mesh.files_that_hold(EMAIL));
+        // The page's name comes with an event.
+        let names = places_that_hold(&mesh, NAME).await;
+        let files = mesh.files_that_hold(NAME).into_iter();
+        places.extend(files.filter(|file| file.contains("mypage.db")));
+        places.extend(
+            names
+                .into_iter()
+                .filter(|place| !place.starts_with("bus ") && !place.ends_with("outbox.payload")),
+        );
+        places.is_empty().then_some(()).ok_or(places.join(", "))
+    })
+    .await;
+    // Whoever guesses the address finds nothing that confirms it.
+    let guess = profile::digest(
+        RequestId::parse(&request.request_id).unwrap(),
+        &Email::parse(EMAIL).unwrap(),
+        &DisplayName::parse(NAME).unwrap(),
+    );
+    let file = mesh.file("member").await;
+    let remembered = requests::Entity::find().all(file.db()).await.unwrap();
+    assert!(!remembered.is_empty());
+    assert!(remembered.iter().all(|row| row.digest != guess));
+    mesh.join("later@example.com").await;
+    mesh.finish().await;
 }
 
 async fn places_that_hold(mesh: &Mesh, needle: &str) -> Vec<String> {

@@ -84,6 +84,7 @@ async fn clean_all(
     stop: &CancellationToken,
 ) -> Result<(), BusError> {
     clean(store, retention, || stop.is_cancelled()).await?;
+    store.erased().wake();
     let Some(before) = older_than(store, retention.events).await? else {
         return Ok(());
     };

@@ -5,6 +5,7 @@ pub mod bus;
 pub mod clock_spans;
 pub mod consumer;
 pub mod dead_letter;
+mod erasure;
 pub mod event;
 pub mod frontier;
 pub mod inbox;
@@ -64,8 +65,8 @@ impl Validate for MessagingConfig {
     }
 }
 
-/// Starts everything that moves a service's events: relay, consumer, redrive of dead letters, janitor and
-/// signals, as tasks of `running`.
+/// Starts everything that moves a service's events: relay, consumer, redrive of dead letters, janitor, erasures
+/// and signals, as tasks of `running`.
 pub fn start<H: Handler>(
     store: &Store,
     bus: &Arc<dyn Bus>,
@@ -79,4 +80,5 @@ pub fn start<H: Handler>(
     consumer::start(store, bus, &handler, config.batch, running);
     redrive::start(store, &handler, running);
     janitor::start(store, bus, config.into(), running);
+    erasure::start(store, running);
 }

@@ -40,6 +40,7 @@ struct Inner {
     random: Random,
     faults: Faults,
     outbox: Wake,
+    erased: Wake,
     /// Whether this replica is the one that publishes what waits in the outbox.
     relays: AtomicBool,
     signals: Signals,
@@ -69,6 +70,7 @@ impl Store {
             random,
             faults,
             outbox: Wake::default(),
+            erased: Wake::default(),
             relays: AtomicBool::new(false),
         }))
     }
@@ -182,6 +184,12 @@ impl Store {
         }
     }
 
+    /// Wakes who lets go of what was erased.
+    #[must_use]
+    pub(crate) fn erased(&self) -> &Wake {
+        &self.0.erased
+    }
+
     /// Wakes the relay: the outbox may have rows to publish.
     #[must_use]
     pub(crate) fn outbox_wake(&self) -> &Wake {
@@ -259,6 +267,12 @@ impl Transaction {
     /// Runs `action` once this transaction is committed, and never when it is not.
     pub fn after_commit(&self, action: impl FnOnce() + Send + 'static) {
         self.pending().after.push(Box::new(action));
+    }
+
+    /// Says that this transaction erases personal data: soon after its commit nothing of it is left in a file.
+    pub fn erases(&self) {
+        let erased = self.store.erased().clone();
+        self.after_commit(move || erased.wake());
     }
 
     fn pending(&self) -> std::sync::MutexGuard<'_, Pending> {

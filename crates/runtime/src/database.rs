@@ -185,6 +185,18 @@ impl Database {
             .then(|| self.write.get_postgres_connection_pool())
     }
 
+    /// Lets go of what was erased and committed: SQLite keeps it in its write-ahead log until other pages happen to
+    /// take its place there. False when a reader was in the way: try again. PostgreSQL has vacuum for it.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn forget_erased(&self) -> Result<bool, DbErr> {
+        match self.postgres() {
+            Some(_) => Ok(true),
+            None => sqlite::empty_log(&self.write).await,
+        }
+    }
+
     /// Closes every connection; SQLite moves its log into the file.
     ///
     /// # Errors
@@ -259,5 +271,63 @@ mod tests {
         let path = dir.path().join("x.db");
         std::fs::write(&path, vec![b'x'; 8192]).unwrap();
         assert!(Database::open_sqlite(&path).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn the_log_is_emptied_of_what_was_erased_as_soon_as_nobody_reads_it() {
+        const SECRET: &str = "zebulon.quux@example.com";
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.db");
+        let database = Database::open_sqlite(&path).await.unwrap();
+        let run = async |sql: &str| {
+            let tx = database.begin().await.unwrap();
+            tx.execute_unprepared(sql).await.unwrap();
+            tx.commit().await.unwrap();
+        };
+        run("CREATE TABLE t (n INTEGER PRIMARY KEY, email TEXT UNIQUE)").await;
+        for n in 0..500 {
+            run(&format!("INSERT INTO t VALUES ({n}, '{n}{SECRET}')")).await;
+        }
+        let holds = |name: &str| {
+            let bytes = std::fs::read(dir.path().join(name)).unwrap();
+            let mut windows = bytes.windows(SECRET.len());
+            windows.any(|window| window == SECRET.as_bytes())
+        };
+        assert!(holds("x.db-wal"));
+        let reader = database.read().inner.begin().await.unwrap();
+        reader.execute_unprepared("SELECT * FROM t").await.unwrap();
+        run("UPDATE t SET email = NULL").await;
+        let begun = Instant::now();
+        assert!(!database.forget_erased().await.unwrap(), "it is read");
+        assert!(begun.elapsed() < Duration::from_secs(2));
+        // Whoever writes is not held up.
+        run("INSERT INTO t VALUES (1000, 'a')").await;
+        drop(reader);
+        // A moment later: it is rolled back in the background.
+        while !database.forget_erased().await.unwrap() {}
+        assert!(!holds("x.db") && !holds("x.db-wal"));
+        database.close().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn only_the_owner_may_read_the_files() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.db");
+        // As an older release left it.
+        std::fs::write(&path, "").unwrap();
+        let open_to_all = std::fs::Permissions::from_mode(0o666);
+        std::fs::set_permissions(&path, open_to_all).unwrap();
+        let database = Database::open_sqlite(&path).await.unwrap();
+        let tx = database.begin().await.unwrap();
+        tx.execute_unprepared("CREATE TABLE t (n INTEGER)")
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+        for name in ["x.db", "x.db-wal", "x.db-shm"] {
+            let file = dir.path().join(name).metadata().unwrap();
+            assert_eq!(file.permissions().mode() & 0o777, 0o600, "{name}");
+        }
+        database.close().await.unwrap();
     }
 }

@@ -259,6 +259,7 @@ pub(crate) async fn save_changed(
     if left.is_empty() {
         return Ok(());
     }
+    tx.erases();
     // Written only when they change: the address is in an index.
     let erased = ", email = NULL, display_name = '', withdraw_time = news.column9";
     let ids = left.iter().map(|(_, member)| member.member_id).collect();

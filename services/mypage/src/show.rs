@@ -8,7 +8,7 @@ use couponmesh_messaging::{
 };
 use couponmesh_proto::{
     coupon::v1::{CouponCancelled, CouponIssued, CouponState},
-    member::v1::MemberSnapshot,
+    member::v1::{MemberSnapshot, MemberState},
 };
 use couponmesh_runtime::id::{CouponId, MemberId};
 use sea_orm::DbErr;
@@ -96,6 +96,10 @@ impl News {
 
     /// Shows the news on the pages.
     pub(crate) async fn show(self, tx: &Transaction) -> Result<(), DbErr> {
+        let withdrawn = i32::from(MemberState::Withdrawn);
+        if self.0.values().any(|page| page.member_state == withdrawn) {
+            tx.erases();
+        }
         pages::show(tx, self.0.into_values().collect()).await
     }
 

@@ -208,7 +208,10 @@ impl Bus for EmbeddedBus {
     }
 
     async fn delete_before(&self, before: Timestamp, now: Timestamp) -> Result<(), BusError> {
-        Ok(table::delete_before(&self.0.database, before, now).await?)
+        table::delete_before(&self.0.database, before, now).await?;
+        // The next time, when somebody reads.
+        self.0.database.forget_erased().await?;
+        Ok(())
     }
 }
 
