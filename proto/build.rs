@@ -22,6 +22,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Names make every event self-describing: the CloudEvents type is the full message name.
     let mut config = prost_build::Config::new();
     config.enable_type_names();
-    tonic_prost_build::configure().compile_fds_with_config(descriptors, config)?;
+    tonic_prost_build::configure()
+        .codec_path("crate::codec::Codec")
+        .compile_fds_with_config(descriptors, config)?;
     Ok(())
 }

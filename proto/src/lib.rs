@@ -6,6 +6,8 @@
 // Generated code documents itself by the comments in the .proto files; helper items have none.
 #![allow(missing_docs, unreachable_pub, clippy::all)]
 
+pub mod codec;
+
 /// Members and withdrawals.
 pub mod member {
     /// `couponmesh.member.v1`

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use couponmesh_proto::mypage::v1::WatchMyPageRequest;
+use couponmesh_runtime::status::{Reason, reason_of};
 use tokio::{
     sync::Semaphore,
     task::JoinSet,
@@ -107,6 +108,8 @@ async fn until_coupon(client: &Client, errors: &Errors, member_id: &str) -> bool
         match watch(client, member_id).await {
             Ok(true) => return true,
             Ok(false) => {}
+            // No error: the server ends what lasts, and asks to be called again.
+            Err(status) if reason_of(&status).as_deref() == Some(Reason::Draining.as_str()) => {}
             Err(status) => {
                 errors.count(RPC, &status);
                 // The page of a member that was just registered may not be there yet.

@@ -16,6 +16,7 @@ mod kill;
 mod listen;
 mod load;
 mod log;
+mod memory;
 mod refusals;
 mod start;
 mod stop;

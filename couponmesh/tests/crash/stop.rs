@@ -10,6 +10,7 @@ use couponmesh_proto::{
     },
     mypage::v1::{WatchMyPageRequest, my_page_service_client::MyPageServiceClient},
 };
+use couponmesh_runtime::status::reason_of;
 use tonic::Code;
 
 use crate::{
@@ -52,7 +53,9 @@ async fn sigterm_ends_open_watches_and_the_process_cleanly() {
         took < drain,
         "an open watch held the process up for {took:?}"
     );
-    assert_eq!(ended.unwrap_err().code(), Code::Unavailable);
+    let ended = ended.unwrap_err();
+    assert_eq!(ended.code(), Code::Unavailable);
+    assert_eq!(reason_of(&ended).as_deref(), Some("DRAINING"));
 
     // Cleanly: the files are whole without their logs.
     let logs = std::fs::read_dir(dir.path()).unwrap().filter(|entry| {

@@ -20,3 +20,5 @@ mod my_page;
 mod notifications;
 mod paging;
 mod privacy;
+mod waiting;
+mod watching;

@@ -68,10 +68,8 @@ async fn a_watcher_sees_the_page_at_once_and_every_change_until_the_node_stops()
     mesh.settled().await;
     mesh.stop(ServiceName::Mypage).await;
     for mut stream in [stream, late] {
-        assert_eq!(
-            stream.message().await.unwrap_err().code(),
-            Code::Unavailable
-        );
+        let draining = (Code::Unavailable, "DRAINING".to_owned());
+        assert_eq!(refused(stream.message().await), draining);
     }
     mesh.start_one(ServiceName::Mypage).await;
     mesh.finish().await;

@@ -5,7 +5,7 @@
 
 #[cfg(feature = "faults")]
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -21,7 +21,7 @@ pub struct Faults {
 #[cfg(feature = "faults")]
 #[derive(Debug, Default)]
 struct Inner {
-    reached: BTreeSet<String>,
+    reached: BTreeMap<String, u64>,
     armed: HashMap<String, u32>,
     sabotaged: BTreeSet<String>,
 }
@@ -51,7 +51,7 @@ impl Faults {
                     "fault at {point}"
                 ))));
             }
-            inner.reached.insert(point);
+            *inner.reached.entry(point).or_default() += 1;
         }
         let _ = (scope, step, |text| DbErr::Conn(RuntimeErr::Internal(text)));
         Ok(())
@@ -93,7 +93,14 @@ impl Faults {
     #[must_use]
     pub fn reached(&self) -> Vec<String> {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.reached.iter().cloned().collect()
+        inner.reached.keys().cloned().collect()
+    }
+
+    /// How often the step `point` was passed so far.
+    #[must_use]
+    pub fn times(&self, point: &str) -> u64 {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.reached.get(point).copied().unwrap_or_default()
     }
 
     /// Switches the safety property `property` off.

@@ -51,4 +51,26 @@ impl Random {
     pub fn jitter(&self, duration: Duration) -> Duration {
         duration.mul_f64(self.with(|rng| rng.random_range(0.75..1.0)))
     }
+
+    /// `duration`, shortened or lengthened by a random part of at most a third, so that what began
+    /// together does not end together.
+    #[must_use]
+    pub fn around(&self, duration: Duration) -> Duration {
+        const THIRD: f64 = 1.0 / 3.0;
+        duration.mul_f64(self.with(|rng| rng.random_range(1.0 - THIRD..1.0 + THIRD)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn around_is_a_third_less_to_a_third_more() {
+        let (random, base) = (Random::seeded(1), Duration::from_secs(45 * 60));
+        let drawn: Vec<Duration> = (0..1_000).map(|_| random.around(base)).collect();
+        let (least, most) = (drawn.iter().min().unwrap(), drawn.iter().max().unwrap());
+        let minutes = |duration: &Duration| duration.as_secs() / 60;
+        assert_eq!((minutes(least), minutes(most)), (30, 59));
+    }
 }

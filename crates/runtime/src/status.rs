@@ -40,6 +40,8 @@ pub enum Reason {
     Overloaded,
     /// The database does not answer.
     StorageUnavailable,
+    /// The server ends what would last, in good order: call again at once, here or elsewhere.
+    Draining,
     /// A bug.
     Internal,
 }
@@ -61,6 +63,7 @@ impl Reason {
             Self::EmailTaken => "EMAIL_TAKEN",
             Self::Overloaded => "OVERLOADED",
             Self::StorageUnavailable => "STORAGE_UNAVAILABLE",
+            Self::Draining => "DRAINING",
             Self::Internal => "INTERNAL",
         }
     }
@@ -80,7 +83,7 @@ impl Reason {
             | Self::PageNotFound => Code::NotFound,
             Self::EmailTaken => Code::AlreadyExists,
             // Not RESOURCE_EXHAUSTED: Envoy's outlier detection does not count it.
-            Self::Overloaded | Self::StorageUnavailable => Code::Unavailable,
+            Self::Overloaded | Self::StorageUnavailable | Self::Draining => Code::Unavailable,
             Self::Internal => Code::Internal,
         }
     }

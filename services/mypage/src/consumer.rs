@@ -62,9 +62,7 @@ impl Handler for MyPageHandler {
         let members: Vec<MemberId> = events.iter().map(|event| event.member_id).collect();
         tx.after_commit(move || {
             signals.send(Topic::Page, members.iter().map(|member_id| member_id.0));
-            for member_id in members {
-                watchers.changed(member_id);
-            }
+            watchers.changed(members);
         });
         Ok(())
     }

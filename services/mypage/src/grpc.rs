@@ -1,24 +1,26 @@
 //! Door 1: gRPC.
 
-use std::{pin::Pin, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use couponmesh_messaging::Store;
 use couponmesh_proto::mypage::v1::{self as proto, my_page_service_server::MyPageService};
 use couponmesh_runtime::{
     field::{self, Violation},
-    grpc::answer_by,
+    grpc::{Admission, admission_of, answer_by},
     id::MemberId,
 };
-use futures::{Stream, stream};
+use futures::Stream;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::{
     MyPageConfig,
     error::Error,
     pages::{self, Model},
-    watchers::{Watch, Watchers},
+    places::Places,
+    wait::{self, WaitingRoom},
+    watch::Watching,
+    watchers::Watchers,
 };
 
 /// My Page's gRPC door.
@@ -26,109 +28,47 @@ use crate::{
 pub struct Door {
     store: Store,
     watchers: Watchers,
-    wait: Duration,
-    draining: CancellationToken,
+    waiting: WaitingRoom,
+    watches: Places,
+    watch_max_age: Duration,
 }
 
 impl Door {
-    pub(crate) fn new(
-        store: Store,
-        watchers: Watchers,
-        config: &MyPageConfig,
-        draining: CancellationToken,
-    ) -> Self {
+    pub(crate) fn new(store: Store, watchers: Watchers, config: &MyPageConfig) -> Self {
         Self {
             store,
             watchers,
-            wait: config.wait,
-            draining,
+            waiting: WaitingRoom::new(config),
+            watches: Places::new(config.max_watches_per_member),
+            watch_max_age: config.watch_max_age,
         }
     }
 
     /// The page, once it shows `version` of the member; after the longest wait, as it then is.
     async fn page_at(
         &self,
-        watch: &mut Watch,
         member_id: MemberId,
         version: i64,
         answer_by: Option<Instant>,
-    ) -> Result<Model, Error> {
-        let longest = Instant::now() + self.wait;
-        let end = answer_by.map_or(longest, |answer_by| answer_by.min(longest));
-        loop {
-            let page = pages::find(self.store.read(), member_id).await?;
-            if page
-                .as_ref()
-                .is_some_and(|page| page.member_version >= version)
-                || Instant::now() >= end
-            {
-                return page.ok_or(Error::PageNotFound);
-            }
-            tokio::select! {
-                () = watch.changed() => {}
-                () = tokio::time::sleep_until(end) => {}
-                () = self.draining.cancelled() => return page.ok_or(Error::Draining),
-            }
+        admission: Option<Admission>,
+    ) -> Result<Arc<Model>, Error> {
+        let page = pages::find(self.store.read(), member_id).await?;
+        let page = page.map(Arc::new);
+        if let Some(page) = page.as_ref().filter(|page| wait::shows(page, version)) {
+            return Ok(page.clone());
         }
-    }
-
-    /// The page, once it shows something else than `shown`.
-    async fn next_page(
-        &self,
-        watch: &mut Watch,
-        member_id: MemberId,
-        shown: Versions,
-    ) -> Result<Model, Error> {
-        loop {
-            tokio::select! {
-                () = self.draining.cancelled() => return Err(Error::Draining),
-                () = watch.changed() => {}
+        let place = self.waiting.enter(member_id)?;
+        // Calls that wait do not keep out those that are answered at once.
+        let _place = match admission {
+            Some(admission) => {
+                admission.hold_instead(place);
+                None
             }
-            if let Some(page) = pages::find(self.store.read(), member_id).await?
-                && versions(&page) != shown
-            {
-                return Ok(page);
-            }
-        }
-    }
-}
-
-/// Of the member and of the coupon that a page shows.
-type Versions = (i64, i64);
-
-fn versions(page: &Model) -> Versions {
-    (page.member_version, page.coupon_version)
-}
-
-/// A watcher between two pages.
-struct Watching {
-    door: Door,
-    watch: Watch,
-    member_id: MemberId,
-    /// The page that was there when the watch began, until it is sent.
-    first: Option<Model>,
-    shown: Versions,
-}
-
-impl Watching {
-    /// Reads a page only when the one before is sent: a slow watcher gets the newest and nothing piles up.
-    async fn next(mut self) -> (Result<proto::WatchMyPageResponse, Status>, Option<Self>) {
-        let page = match self.first.take() {
-            Some(first) => Ok(first),
-            None => {
-                self.door
-                    .next_page(&mut self.watch, self.member_id, self.shown)
-                    .await
-            }
+            None => Some(place),
         };
-        match page {
-            Ok(page) => {
-                self.shown = versions(&page);
-                let page = Some(page.into());
-                (Ok(proto::WatchMyPageResponse { page }), Some(self))
-            }
-            Err(error) => (Err(error.into()), None),
-        }
+        let end = self.waiting.until(answer_by);
+        let mut watch = self.watchers.watch(member_id);
+        wait::page_at(&mut watch, page, version, end).await
     }
 }
 
@@ -138,7 +78,7 @@ impl MyPageService for Door {
         &self,
         request: Request<proto::GetMyPageRequest>,
     ) -> Result<Response<proto::GetMyPageResponse>, Status> {
-        let answer_by = answer_by(&request);
+        let (answer_by, admission) = (answer_by(&request), admission_of(&request));
         let request = request.into_inner();
         let min_version = match request.min_version {
             ..0 => Err(Violation::new("min_version", "must not be negative")),
@@ -149,18 +89,18 @@ impl MyPageService for Door {
             min_version,
         ))?;
         let page = match min_version {
-            0 => pages::find(self.store.read(), member_id)
-                .await
-                .map_err(Error::from)?
-                .ok_or(Error::PageNotFound)?,
+            0 => {
+                let page = pages::find(self.store.read(), member_id).await;
+                let page = page.map_err(Error::from)?.ok_or(Error::PageNotFound)?;
+                Arc::new(page)
+            }
             version => {
-                let mut watch = self.watchers.watch(member_id);
-                self.page_at(&mut watch, member_id, version, answer_by)
+                self.page_at(member_id, version, answer_by, admission)
                     .await?
             }
         };
         Ok(Response::new(proto::GetMyPageResponse {
-            page: Some(page.into()),
+            page: Some(page.as_ref().into()),
         }))
     }
 
@@ -172,20 +112,18 @@ impl MyPageService for Door {
         request: Request<proto::WatchMyPageRequest>,
     ) -> Result<Response<Self::WatchMyPageStream>, Status> {
         let member_id = MemberId::from_field("member_id", &request.get_ref().member_id)?;
+        let full = || Error::Overloaded("member_id: too many watches of this member's page");
+        let place = self.watches.take(member_id).ok_or_else(full)?;
         let mut watch = self.watchers.watch(member_id);
-        let first = self
-            .page_at(&mut watch, member_id, 1, answer_by(&request))
-            .await?;
-        let watching = Watching {
-            door: self.clone(),
-            watch,
-            member_id,
-            shown: versions(&first),
-            first: Some(first),
+        let first = if let Some(page) = watch.read().await? {
+            page
+        } else {
+            let _waiting = self.waiting.enter(member_id)?;
+            let end = self.waiting.until(answer_by(&request));
+            wait::page_at(&mut watch, None, 1, end).await?
         };
-        let pages = stream::unfold(Some(watching), |watching| async move {
-            Some(watching?.next().await)
-        });
-        Ok(Response::new(Box::pin(pages)))
+        let age = self.store.random().around(self.watch_max_age);
+        let watching = Watching::new(watch, place, first, age);
+        Ok(Response::new(Box::pin(watching.pages())))
     }
 }

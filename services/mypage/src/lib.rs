@@ -6,7 +6,10 @@
 //! | step | file |
 //! | --- | --- |
 //! | show news of a member or coupon on its page | [`show`] |
-//! | wait for a page to change | [`watchers`] |
+//! | wait for a page, or for a version of it | `wait` |
+//! | watch a page | `watch` |
+//! | read the pages that are waited for, once for all | [`watchers`] |
+//! | how many may wait or watch | `places` |
 //! | rows | [`pages`] |
 
 pub mod consumer;
@@ -14,7 +17,10 @@ pub mod error;
 pub mod grpc;
 pub mod migrations;
 pub mod pages;
+mod places;
 pub mod show;
+mod wait;
+mod watch;
 pub mod watchers;
 
 use std::{sync::Arc, time::Duration};
@@ -30,6 +36,8 @@ use couponmesh_runtime::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::watchers::Watchers;
+
 /// The name of this service, in events and logs.
 pub const NAME: &str = "mypage";
 
@@ -40,11 +48,31 @@ pub struct MyPageConfig {
     /// How long a caller waits for a page or a version that is not there yet.
     #[serde(with = "humantime_serde")]
     pub wait: Duration,
+    /// Calls that wait at once.
+    pub max_waiting: usize,
+    /// The same of one member's page.
+    pub max_waiting_per_member: usize,
+    /// Watches at once of one member's page.
+    pub max_watches_per_member: usize,
+    /// How long a watch lasts, a third more or less.
+    #[serde(with = "humantime_serde")]
+    pub watch_max_age: Duration,
 }
 
 impl Validate for MyPageConfig {
     fn validate(&self, problems: &mut Problems) {
-        problems.duration("wait", self.wait, Duration::ZERO..=Duration::from_secs(60));
+        const MANY: usize = 1 << 20;
+        const SECOND: Duration = Duration::from_secs(1);
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        problems.duration("wait", self.wait, Duration::ZERO..=60 * SECOND);
+        for (key, bound) in [
+            ("max_waiting", self.max_waiting),
+            ("max_waiting_per_member", self.max_waiting_per_member),
+            ("max_watches_per_member", self.max_watches_per_member),
+        ] {
+            problems.range(key, bound, 1..=MANY);
+        }
+        problems.duration("watch_max_age", self.watch_max_age, SECOND..=DAY);
     }
 }
 
@@ -52,6 +80,7 @@ impl Validate for MyPageConfig {
 #[derive(Debug)]
 pub struct MyPage {
     door: grpc::Door,
+    watchers: Watchers,
     running: Running,
 }
 
@@ -68,15 +97,20 @@ impl MyPage {
     ) -> Result<Self, MigrateError> {
         bring_up::<migrations::Migrator>(store.database()).await?;
         let running = Running::new();
-        let watchers = watchers::Watchers::default();
-        let (ear, heard_for, stop) = (store.clone(), watchers.clone(), running.stopping());
+        let watchers = Watchers::default();
+        let (told, heard, stop) = (watchers.clone(), store.clone(), running.stopping());
         running.keep("watchers", move || {
-            watchers::listen(heard_for.clone(), ear.clone(), stop.clone())
+            watchers::listen(told.clone(), heard.clone(), stop.clone())
+        });
+        let (shown, read, stop) = (watchers.clone(), store.clone(), running.stopping());
+        running.keep("reader of watched pages", move || {
+            watchers::read(shown.clone(), read.clone(), stop.clone())
         });
         let handler = consumer::MyPageHandler::new(watchers.clone(), store.signals().clone());
         couponmesh_messaging::start(&store, bus, handler, messaging, &running);
         Ok(Self {
-            door: grpc::Door::new(store, watchers, config, running.stopping()),
+            door: grpc::Door::new(store, watchers.clone(), config),
+            watchers,
             running,
         })
     }
@@ -89,11 +123,12 @@ impl MyPage {
 
     /// Ends every watch and every wait, so that the server can drain.
     pub fn drain(&self) {
-        self.running.stopping().cancel();
+        self.watchers.end();
     }
 
     /// Stops the background work.
     pub async fn stop(&self) {
+        self.watchers.end();
         self.running.stop().await;
     }
 }

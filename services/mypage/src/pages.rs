@@ -1,6 +1,6 @@
 //! Pages, one row per member.
 
-use couponmesh_messaging::{Transaction, rows};
+use couponmesh_messaging::{Store, Transaction, rows};
 use couponmesh_proto::{coupon::v1::CouponState, member::v1::MemberState, mypage::v1 as proto};
 use couponmesh_runtime::{
     Timestamp,
@@ -66,14 +66,23 @@ impl std::fmt::Debug for Model {
     }
 }
 
-impl From<Model> for proto::MyPage {
-    fn from(row: Model) -> Self {
+/// Of the member and of the coupon that a page shows. A page that changes changes one of them.
+pub(crate) type Versions = (i64, i64);
+
+impl Model {
+    pub(crate) fn versions(&self) -> Versions {
+        (self.member_version, self.coupon_version)
+    }
+}
+
+impl From<&Model> for proto::MyPage {
+    fn from(row: &Model) -> Self {
         Self {
             member_id: row.member_id.to_string(),
-            display_name: row.display_name,
+            display_name: row.display_name.clone(),
             member_state: row.member_state,
             coupon_id: row.coupon_id.map(|id| id.to_string()).unwrap_or_default(),
-            coupon_code: row.coupon_code,
+            coupon_code: row.coupon_code.clone(),
             coupon_state: row.coupon_state,
             admin_notified: row.admin_notified,
             coupon_cancelled: row.coupon_cancelled,
@@ -96,6 +105,19 @@ pub async fn find(db: &impl ConnectionTrait, id: MemberId) -> Result<Option<Mode
     Entity::find_by_id(id)
         .filter(Column::MemberVersion.gt(0))
         .one(db)
+        .await
+}
+
+/// Pages that are found in one statement at the most.
+pub(crate) const MAX_FOUND: usize = 256;
+
+/// Those of `members`' pages that are there, in any order; at most [`MAX_FOUND`] members.
+pub(crate) async fn find_all(store: &Store, members: &[MemberId]) -> Result<Vec<Model>, DbErr> {
+    store.faults().step("mypage.pages", "find")?;
+    Entity::find()
+        .filter(Column::MemberId.is_in(rows::pad(members.to_vec())))
+        .filter(Column::MemberVersion.gt(0))
+        .all(store.read())
         .await
 }
 

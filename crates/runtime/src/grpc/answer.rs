@@ -15,6 +15,7 @@ use tonic::{Status, body::Body};
 use tracing::Span;
 
 use super::{admission::Admission, correlation, deadline, door, peers::Busy};
+use crate::status::{self, Reason};
 
 /// Bytes in one frame. HTTP/2 takes a whole frame as soon as the peer's window is open at all, and
 /// keeps it for as long as the peer likes: that much is held of an answer beyond its call's end.
@@ -68,9 +69,7 @@ impl Answer {
         let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(body).poll_frame(cx)));
         match polled {
             Err(_) => self.end_with(&door::panicked()),
-            Ok(Poll::Pending) if is_over(&mut streamed.draining, cx) => {
-                self.end_with(&Status::unavailable("server is shutting down"))
-            }
+            Ok(Poll::Pending) if is_over(&mut streamed.draining, cx) => self.end_with(&draining()),
             Ok(polled) => {
                 if let Poll::Ready(Some(Ok(frame))) = &polled
                     && let Some(status) = frame.trailers_ref().and_then(Status::from_header_map)
@@ -103,6 +102,11 @@ impl Answer {
         self.rest = data.split_off(data.len().min(LARGEST_FRAME));
         Frame::data(data)
     }
+}
+
+/// What a stream is ended with that nobody else would end.
+fn draining() -> Status {
+    status::status(Reason::Draining, "the server is draining; call again")
 }
 
 /// Whether the thing that is waited for has happened; once is enough, since the stream then ends.
