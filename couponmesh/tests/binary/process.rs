@@ -240,6 +240,14 @@ impl Process {
         self.0.id()
     }
 
+    /// Resident memory, in bytes.
+    pub(crate) fn resident(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let kilobytes = line.unwrap().split_whitespace().nth(1).unwrap();
+        kilobytes.parse::<usize>().unwrap() * 1024
+    }
+
     /// SIGKILL.
     pub(crate) fn kill(mut self) {
         self.0.kill().unwrap();

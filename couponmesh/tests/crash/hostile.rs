@@ -1,6 +1,6 @@
 //! What callers can cost who mean no good: memory is bounded, whatever they hold.
 
-use std::{fs, net::SocketAddr};
+use std::net::SocketAddr;
 
 use bytes::Bytes;
 use couponmesh_proto::{
@@ -13,7 +13,7 @@ use tonic::Code;
 
 use crate::binary::{
     caller::registration,
-    process::{Call, Process, channel},
+    process::{Call, channel},
 };
 
 const LIST: &str = "/couponmesh.member.v1.MemberService/ListMembers";
@@ -23,14 +23,6 @@ const STREAMS: usize = 128;
 /// Members that fill a page of a list.
 const MEMBERS: usize = 1_000;
 const MEGABYTE: usize = 1024 * 1024;
-
-/// Resident memory, in bytes.
-fn resident(process: &Process) -> usize {
-    let status = fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-    let kilobytes = line.unwrap().split_whitespace().nth(1).unwrap();
-    kilobytes.parse::<usize>().unwrap() * 1024
-}
 
 async fn register(address: SocketAddr) {
     let members = MemberServiceClient::new(channel(address));
@@ -82,10 +74,10 @@ async fn answers_that_nobody_reads_are_bounded_in_memory() {
         page_size: 1_000,
         ..ListMembersRequest::default()
     });
-    let before = resident(&process);
+    let before = process.resident();
     let (lists, refused) = unread(address, 4, LIST, &list).await;
     assert_eq!(refused, 4 * STREAMS - 64, "64 lists may be in flight");
-    let grown = resident(&process).saturating_sub(before);
+    let grown = process.resident().saturating_sub(before);
     eprintln!("512 lists that nobody reads: {} KB", grown / 1024);
     assert!(grown < 40 * MEGABYTE, "{grown} bytes");
 
@@ -100,10 +92,10 @@ async fn answers_that_nobody_reads_are_bounded_in_memory() {
         member_id: member.member_id,
         min_version: 1,
     });
-    let before = resident(&process);
+    let before = process.resident();
     let (pages, refused) = unread(address, 20, GET, &get).await;
     assert_eq!(refused, 20 * STREAMS - 1024, "1,024 pages may be in flight");
-    let grown = resident(&process).saturating_sub(before);
+    let grown = process.resident().saturating_sub(before);
     eprintln!("2,560 pages that nobody reads: {} KB", grown / 1024);
     assert!(grown < 40 * MEGABYTE, "{grown} bytes");
     drop((lists, pages));

@@ -1,6 +1,6 @@
 //! What an open watch costs: the bound on watches times this has to fit what a container gets.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use couponmesh_mypage::pages;
 use couponmesh_proto::mypage::v1::{
@@ -12,7 +12,7 @@ use sea_orm::{ActiveValue::Set, ConnectOptions, Database, EntityTrait as _};
 use tonic::{Streaming, transport::Endpoint};
 use uuid::Uuid;
 
-use crate::binary::process::{Call, Process};
+use crate::binary::process::Call;
 
 /// Close to the bound, which is 10,000.
 const WATCHES: usize = 9_900;
@@ -61,14 +61,6 @@ async fn write_pages(dir: &Path) {
     db.close().await.unwrap();
 }
 
-/// Resident memory, in bytes.
-fn resident(process: &Process) -> usize {
-    let status = fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-    let kilobytes = line.unwrap().split_whitespace().nth(1).unwrap();
-    kilobytes.parse::<usize>().unwrap() * 1024
-}
-
 /// Watches the pages of `count` members from `first` on, each seen once.
 async fn watch(url: &str, first: usize, count: usize) -> Vec<Streaming<WatchMyPageResponse>> {
     let connections: Vec<_> = (0..count.div_ceil(PER_CONNECTION))
@@ -105,10 +97,10 @@ async fn an_idle_watch_takes_four_kilobytes() {
     let url = format!("http://{address}");
     // Whatever is needed once for all is there then.
     drop(watch(&url, 0, PER_CONNECTION).await);
-    let before = resident(&process);
+    let before = process.resident();
     let watches = watch(&url, 0, WATCHES).await;
     assert_eq!(watches.len(), WATCHES);
-    let after = resident(&process);
+    let after = process.resident();
     let each = (after - before) / WATCHES;
     eprintln!("{before} bytes without, {after} with {WATCHES} watches: {each} each");
     assert!(each <= BYTES + LEEWAY, "{each} bytes a watch");
