@@ -9,19 +9,23 @@ use tracing_subscriber::{
 
 /// Modules that say more than an operator wants to read, and what he gets of them as long as
 /// `log_level` does not name them. The bus's client tells in every line what our own line tells.
-const QUIET: [(&str, LevelFilter); 6] = [
+const QUIET: [(&str, LevelFilter); 5] = [
     ("async_nats", LevelFilter::OFF),
     ("sea_orm_migration", LevelFilter::WARN),
     ("sqlx::pool::acquire", LevelFilter::ERROR),
     ("sqlx::postgres::notice", LevelFilter::WARN),
     ("sqlx_core::pool", LevelFilter::OFF),
+];
+
+/// What no directive lifts. Further on the bus's client logs its own password, and then whole events,
+/// which hold names; the database's logs parts of its URL that it does not know, which may be secret.
+const DISCREET: [(&str, LevelFilter); 2] = [
+    ("async_nats", LevelFilter::INFO),
     ("sqlx_postgres::options", LevelFilter::OFF),
 ];
 
-/// Further on the bus's client logs its own password, and then whole events, which hold names.
-const DISCREET: (&str, LevelFilter) = ("async_nats", LevelFilter::INFO);
-
-/// What is logged at `log_level`: at most what [`QUIET`] grants the modules that it does not name.
+/// What is logged at `log_level`. A few libraries log less as long as it does not name them, and
+/// never what may be secret.
 ///
 /// # Errors
 /// When it does not parse.
@@ -32,7 +36,7 @@ pub fn log_filter(
     // The most specific of its targets counts, and of two that are the same the later.
     let mut ceiling = Targets::new()
         .with_default(LevelFilter::TRACE)
-        .with_target(DISCREET.0, DISCREET.1);
+        .with_targets(DISCREET);
     for (quiet, level) in QUIET {
         // As in the directives themselves, a name stands for all that begin with it.
         if !named().any(|name| quiet.starts_with(name)) {
@@ -40,11 +44,8 @@ pub fn log_filter(
         }
     }
     for name in named() {
-        let level = if name.starts_with(DISCREET.0) {
-            DISCREET.1
-        } else {
-            LevelFilter::TRACE
-        };
+        let discreet = DISCREET.iter().find(|(module, _)| name.starts_with(module));
+        let level = discreet.map_or(LevelFilter::TRACE, |(_, level)| *level);
         ceiling = ceiling.with_target(name, level);
     }
     Ok(EnvFilter::builder().parse(log_level)?.and(ceiling))
@@ -105,6 +106,7 @@ mod tests {
             tracing::info!(target: "sea_orm_migration::seaql", "info");
             tracing::warn!(target: "sqlx::pool::acquire", "warn");
             tracing::info!(target: "sqlx::query", "info");
+            tracing::warn!(target: "sqlx_postgres::options::parse", "warn");
         });
         let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
         let words = text.lines().map(|line| {
@@ -139,6 +141,11 @@ mod tests {
         for named in ["async_nats", "async_nats::connection", "async"] {
             let log = logged(&format!("warn,{named}=trace"));
             assert_eq!(log, ["async_nats::connection INFO", migration], "{named}");
+        }
+        let secret = "sqlx_postgres::options::parse";
+        for named in ["sqlx_postgres", "sqlx_postgres::options", secret] {
+            let log = logged(&format!("warn,{named}=trace"));
+            assert_eq!(log, [migration], "{named}");
         }
     }
 }
