@@ -38,6 +38,10 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// How long the database may take for an answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A server that was demoted may still let us listen, where nobody tells anything any more.
+const TAKES_WRITES: &str =
+    "SELECT NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off'";
+
 /// How often a replica says that it is there, and how long the others believe it. As long as nobody else
 /// is, nothing is sent.
 const HELLO: Duration = Duration::from_secs(5);
@@ -252,10 +256,14 @@ async fn listen(inner: &Inner, backoff: &mut Backoff) -> Result<(), sqlx::Error>
         // pool would be one connection smaller.
         let options = inner.pool.connect_options().as_ref().clone();
         let own = PgPoolOptions::new().max_connections(1);
-        let mut listener = PgListener::connect_with(&own.connect_with(options).await?).await?;
+        let own = own.connect_with(options).await?;
+        let takes_writes: bool = sqlx::query_scalar(TAKES_WRITES).fetch_one(&own).await?;
+        if !takes_writes {
+            return Err(sqlx::Error::PoolClosed);
+        }
+        let mut listener = PgListener::connect_with(&own).await?;
         // This function does, and tells those who listen that something may have been missed.
         listener.eager_reconnect(false);
-        // A standby refuses.
         listener.listen(CHANNEL).await?;
         Ok(listener)
     };
