@@ -114,14 +114,15 @@ impl Peers {
 
     fn longest_idle(&self, of: Option<IpAddr>) -> Option<Arc<Peer>> {
         let state = self.lock();
-        let candidates = state.connected.values().filter(|peer| match of {
+        let candidates = state.connected.iter().filter(|(_, peer)| match of {
             Some(address) => peer.is_of(address),
             None => !peer.close.is_cancelled(),
         });
-        candidates
-            .filter(|peer| peer.is_idle())
-            .min_by_key(|peer| peer.idle_since.load(Ordering::Relaxed))
-            .cloned()
+        // Of several within a millisecond the one that came first.
+        let longest = candidates
+            .filter(|(_, peer)| peer.is_idle())
+            .min_by_key(|(key, peer)| (peer.idle_since.load(Ordering::Relaxed), **key));
+        longest.map(|(_, peer)| peer.clone())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
