@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use couponmesh_proto::{
     member::v1::{ListMembersRequest, member_service_client::MemberServiceClient},
-    mypage::v1::GetMyPageRequest,
+    mypage::v1::{GetMyPageRequest, my_page_service_client::MyPageServiceClient},
 };
 use couponmesh_testbed::http2::{RecvStream, Response, connect, framed};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -88,12 +88,16 @@ async fn answers_that_nobody_reads_are_bounded_in_memory() {
     let full = members.list_members(ListMembersRequest::default()).await;
     assert_eq!(full.unwrap_err().code(), Code::Unavailable);
 
-    let get = framed(&GetMyPageRequest {
+    // Once the page is there, no call waits for it, and each holds a place of its RPC.
+    let mut get = GetMyPageRequest {
         member_id: member.member_id,
         min_version: 1,
-    });
+    };
+    let mut read = MyPageServiceClient::new(channel(address));
+    read.get_my_page(get.clone()).await.unwrap();
+    get.min_version = 0;
     let before = process.resident();
-    let (pages, refused) = unread(address, 20, GET, &get).await;
+    let (pages, refused) = unread(address, 20, GET, &framed(&get)).await;
     assert_eq!(refused, 20 * STREAMS - 1024, "1,024 pages may be in flight");
     let grown = process.resident().saturating_sub(before);
     eprintln!("2,560 pages that nobody reads: {} KB", grown / 1024);
