@@ -1,6 +1,6 @@
 //! Request ids: which calls made something, and what.
 //!
-//! A row is as old as what its call made, whose id tells the time. It is forgotten after [`KEPT`], and says
+//! A row is as old as what its call made, whose id tells the time. It is forgotten after `KEPT`, and says
 //! nothing about the content of a registration from the moment on in which the member is erased.
 
 use std::time::Duration;

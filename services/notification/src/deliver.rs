@@ -2,7 +2,7 @@
 //!
 //! Claim (counting the attempt), send, note the outcome. When the process dies in between, the
 //! claim ends by itself and the notification is sent again, under the same identity. While the
-//! receiver is away, the [gate](crate::gate) lets one through at a time.
+//! receiver is away, the [gate] lets one through at a time.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 

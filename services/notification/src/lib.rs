@@ -6,11 +6,11 @@
 //! | step | file |
 //! | --- | --- |
 //! | store the notification of a registration | [`notify`] |
-//! | deliver it, again and again until it is sent or given up | [`deliver`], [`outcome`] |
+//! | deliver it, again and again until it is sent or given up | [`deliver`], `outcome` |
 //! | one attempt at a time while the receiver is away | [`gate`] |
 //! | what an operator has sent again | [`resend`] |
 //! | the ways out: log, smtp, webhook | [`channel`] |
-//! | rows | [`notifications`], [`waiting`] |
+//! | rows | [`notifications`], `waiting` |
 
 pub mod channel;
 mod config;
