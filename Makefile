@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run load up down image image-test test test-full ha-test soak up-test mesh-test mesh-soak tour lint charts bench bench-full fmt deps tools clean
+.PHONY: help run load up down image image-test test test-full ha-test soak up-test mesh-test mesh-soak tour examples lint charts bench bench-full fmt deps tools clean
 
 CARGO ?= cargo
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)

@@ -255,7 +255,11 @@ async fn listen(inner: &Inner, backoff: &mut Backoff) -> Result<(), sqlx::Error>
         // go, and on one that the network forgot it waits for an answer for good. Each time the services'
         // pool would be one connection smaller.
         let options = inner.pool.connect_options().as_ref().clone();
-        let own = PgPoolOptions::new().max_connections(1);
+        // Without the pool's keeper of these two, which may spin for good (sqlx 0.9).
+        let own = PgPoolOptions::new()
+            .max_connections(1)
+            .idle_timeout(None)
+            .max_lifetime(None);
         let own = own.connect_with(options).await?;
         let takes_writes: bool = sqlx::query_scalar(TAKES_WRITES).fetch_one(&own).await?;
         if !takes_writes {

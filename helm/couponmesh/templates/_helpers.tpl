@@ -105,7 +105,10 @@ runtimeValues:
   valueFrom: { secretKeyRef: { name: {{ $secret }}, key: database-url } }
 - name: COUPONMESH__BUS__URL
   valueFrom: { secretKeyRef: { name: {{ $secret }}, key: bus-url } }
+{{- /* The default is the binary's own, so that a service's config may say otherwise. */}}
+{{- if ne (int $root.Values.bus.replicas) 1 }}
 - { name: COUPONMESH__BUS__REPLICAS, value: {{ $root.Values.bus.replicas | quote }} }
+{{- end }}
 {{- if or $root.Values.bundled.enabled $root.Values.insecure.database }}
 - { name: COUPONMESH__DATABASE__INSECURE, value: "true" }
 {{- end }}

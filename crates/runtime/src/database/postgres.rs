@@ -74,9 +74,12 @@ pub(super) async fn open(
     bound: Bound,
 ) -> Result<DatabaseConnection, OpenError> {
     let setup = Setup::new(config.statement_timeout);
-    for name in unknown_parameters(&config.url) {
+    // Their names could be parts of a password with an & in it.
+    let unknown = unknown_parameters(&config.url).count();
+    if unknown > 0 {
         tracing::warn!(
-            "database.url has the parameter {name}, which is not known and does nothing"
+            unknown,
+            "database.url has parameters that are not known and do nothing"
         );
     }
     knock(config, &setup).await?;

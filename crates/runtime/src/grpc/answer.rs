@@ -4,17 +4,18 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::{Status, body::Body};
 use tracing::Span;
 
-use super::{admission::Admission, correlation, deadline, door, peers::Busy};
+use super::{admission::Admission, correlation, deadline, door, peers::Busy, streams};
 use crate::status::{self, Reason};
 
 /// Bytes in one frame. HTTP/2 takes a whole frame as soon as the peer's window is open at all, and
@@ -41,6 +42,9 @@ pub(super) struct Held {
 /// A response stream is under the same rules as a unary call, for as long as it lives.
 pub(super) struct Streamed {
     pub(super) deadline: Option<Pin<Box<Sleep>>>,
+    /// How long its peer may leave a message unread. Hyper asks for no other meanwhile, so that
+    /// nothing else here would end the stream.
+    pub(super) unread: Duration,
     /// Ends the stream when the server drains: for streams that nobody else would end.
     pub(super) draining: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     pub(super) span: Span,
@@ -78,6 +82,24 @@ impl Answer {
                 }
                 polled
             }
+        }
+    }
+
+    /// Bounds the time until the next poll, which comes when the peer has taken what this one
+    /// returned.
+    fn bound_reading(&self, polled: &Polled) {
+        let Some(streamed) = &self.streamed else {
+            return;
+        };
+        let deadline = streamed.deadline.as_ref();
+        let deadline = deadline.map(|sleep| sleep.deadline() + deadline::RESET_AFTER);
+        let unread = match polled {
+            Poll::Ready(Some(_)) => Some(Instant::now() + streamed.unread),
+            Poll::Ready(None) | Poll::Pending => None,
+        };
+        match deadline.into_iter().chain(unread).min() {
+            Some(end) => streams::reset_at(end),
+            None => streams::reset_never(),
         }
     }
 
@@ -121,39 +143,48 @@ impl HttpBody for Answer {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
         let this = self.get_mut();
-        if !this.rest.is_empty() {
-            let rest = std::mem::take(&mut this.rest);
-            return Poll::Ready(Some(Ok(this.split(rest))));
+        let polled = this.poll_part(cx);
+        this.bound_reading(&polled);
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+}
+
+impl Answer {
+    /// What is left of a frame, or the next one.
+    fn poll_part(&mut self, cx: &mut Context<'_>) -> Polled {
+        if !self.rest.is_empty() {
+            let rest = std::mem::take(&mut self.rest);
+            return Poll::Ready(Some(Ok(self.split(rest))));
         }
-        let polled = match &this.streamed {
+        let polled = match &self.streamed {
             Some(streamed) => {
                 let span = streamed.span.clone();
                 let _entered = span.enter();
-                this.poll_streamed(cx)
+                self.poll_streamed(cx)
             }
-            None => match &mut this.body {
+            None => match &mut self.body {
                 Some(body) => Pin::new(body).poll_frame(cx),
                 None => Poll::Ready(None),
             },
         };
         match polled {
             Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                Ok(data) => Poll::Ready(Some(Ok(this.split(data)))),
+                Ok(data) => Poll::Ready(Some(Ok(self.split(data)))),
                 Err(trailers) => {
-                    this.end();
+                    self.end();
                     Poll::Ready(Some(Ok(trailers)))
                 }
             },
             Poll::Ready(ended) => {
-                this.end();
+                self.end();
                 Poll::Ready(ended)
             }
             Poll::Pending => Poll::Pending,
         }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.body.as_ref().is_none_or(HttpBody::is_end_stream)
     }
 }
 

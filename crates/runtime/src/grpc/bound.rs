@@ -25,6 +25,8 @@ use super::{
 const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long an idle connection that makes room for another may take to say goodbye.
 const GOODBYE: Duration = Duration::from_millis(50);
+/// The same when the server drains, and between calls that were still running then.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// Bytes of headers that HTTP/2 takes, above which it refuses the request with 431.
 const MAX_HEADER_LIST: u32 = 96 * 1024;
 /// Streams that h2 resets for errors of a peer's before it gives the connection up: its default.
@@ -190,22 +192,19 @@ impl Server {
                 peer: peer.clone(),
             };
             let mut connection = pin!(http.serve_connection(io, door));
+            let is_idle = || peer.as_ref().is_some_and(|peer| peer.is_idle());
             // Ends badly when its peer did something wrong, which is the peer's affair.
             let served = async {
-                tokio::select! {
+                let mut patience = tokio::select! {
                     _ = connection.as_mut() => return,
-                    () = draining.cancelled() => {
-                        connection.as_mut().graceful_shutdown();
-                    }
-                    () = makes_room => {
-                        connection.as_mut().graceful_shutdown();
-                        let gone = timeout(GOODBYE, connection.as_mut()).await;
-                        if gone.is_ok() || peer.as_ref().is_some_and(|peer| peer.is_idle()) {
-                            return;
-                        }
-                    }
+                    () = draining.cancelled() => FAREWELL,
+                    () = makes_room => GOODBYE,
+                };
+                connection.as_mut().graceful_shutdown();
+                // Calls come to their end. Without one, a peer that does not answer is not waited for.
+                while timeout(patience, connection.as_mut()).await.is_err() && !is_idle() {
+                    patience = FAREWELL;
                 }
-                let _ = connection.await;
             };
             tokio::select! {
                 () = served => {}

@@ -3,9 +3,9 @@
 use std::{convert::Infallible, panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Duration};
 
 use futures::FutureExt as _;
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use hyper::body::Incoming;
-use tokio::time::{sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body, service::Routes};
 use tower_service::Service as _;
@@ -33,6 +33,8 @@ pub(super) struct Rules {
     pub(super) methods: Arc<Methods>,
     pub(super) mint: Arc<Mint>,
     pub(super) request_timeout: Duration,
+    /// How long a peer may leave a message of a stream unread.
+    pub(super) unread_timeout: Duration,
     /// Cancelled when the server begins to drain.
     pub(super) draining: CancellationToken,
     pub(super) routes: Routes,
@@ -55,21 +57,30 @@ impl hyper::service::Service<Request<Incoming>> for Door {
 
     fn call(&self, request: Request<Incoming>) -> Answering {
         let busy = self.peer.as_ref().map(Peer::busy);
-        if let Some(refusal) = foreign::refuse(&request) {
-            return Box::pin(async move { Ok(with_body(refusal, busy)) });
-        }
         let rules = &self.rules;
+        if let Some(refusal) = foreign::refuse(&request) {
+            let longest = rules.request_timeout;
+            let is_http_2 = request.version() == Version::HTTP_2;
+            return Box::pin(async move {
+                if is_http_2 {
+                    streams::reset_at(Instant::now() + longest);
+                }
+                Ok(with_body(refusal, busy))
+            });
+        }
         let path = request.uri().path();
         // Health and reflection: no span, and their streams end with the server.
         let is_ours = !path.starts_with("/grpc.");
         let cx = rules.mint.context(request.headers());
         let id = cx.correlation_id.clone();
+        let method = rules.methods.get(path);
         let span = if is_ours {
-            correlation::span(path, &cx)
+            // A caller's own text, of any length, names no span.
+            correlation::span(method.map_or("unknown", |_| path), &cx)
         } else {
             Span::none()
         };
-        let admitted = match rules.methods.get(path) {
+        let admitted = match method {
             Some(method) => method.admit().map(|permit| (method.kind, permit)),
             None => Err(foreign::unknown(path)),
         };
@@ -96,6 +107,7 @@ impl hyper::service::Service<Request<Incoming>> for Door {
             extensions.insert(deadline);
         }
         let call = rules.routes.clone().call(request);
+        let unread = rules.unread_timeout;
         let draining = (!is_ours).then(|| rules.draining.clone());
         // Dropped with the call when its caller hangs up before there is an answer.
         let held = Held {
@@ -111,6 +123,7 @@ impl hyper::service::Service<Request<Incoming>> for Door {
                 Kind::Unary => None,
                 Kind::Streaming { .. } => Some(Streamed {
                     deadline: deadline.map(|Deadline(at)| Box::pin(sleep_until(at))),
+                    unread,
                     draining: draining.map(|token| Box::pin(token.cancelled_owned())),
                     span: Span::current(),
                 }),

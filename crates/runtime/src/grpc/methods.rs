@@ -22,6 +22,10 @@ const REFLECTION_LIFE: Duration = Duration::from_secs(60);
 /// Streams of reflection at once.
 const REFLECTION_IN_FLIGHT: usize = 64;
 
+const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
+/// Health checks in flight where nothing else is served.
+const HEALTH_CHECKS: usize = 1024;
+
 /// The RPCs by request path: those of the contract, health and reflection. Each has a bound of its
 /// own, so that health and reflection answer whatever else is full.
 #[derive(Debug)]
@@ -111,6 +115,17 @@ impl Methods {
             Some(unknown) => Err(MethodsError::UnknownMethod(unknown.clone())),
             None => Ok(Self(methods)),
         }
+    }
+
+    /// Health checks alone, with a bound of their own: nobody who calls elsewhere takes a place of
+    /// theirs. Watching is not among them, since a watch would keep its connection for good.
+    pub(super) fn health_checks() -> Self {
+        let check = Method {
+            kind: Kind::Unary,
+            in_flight: Arc::new(Semaphore::new(HEALTH_CHECKS)),
+            absent: None,
+        };
+        Self(HashMap::from([(HEALTH_CHECK.to_owned(), check)]))
     }
 
     /// The RPC at a request path; none when there is none.

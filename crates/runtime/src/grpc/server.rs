@@ -135,6 +135,8 @@ impl GrpcServer {
             methods,
             mint: Arc::new(self.mint),
             request_timeout: self.config.request_timeout,
+            // As long as it may take to answer a ping.
+            unread_timeout: self.config.keepalive_interval + self.config.keepalive_timeout,
             draining: CancellationToken::new(),
             routes: self.routes.routes().prepare(),
         };
@@ -144,9 +146,11 @@ impl GrpcServer {
                 peers: Peers::new(HEALTH_CONNECTIONS, HEALTH_CONNECTIONS),
             };
             let routes = health_only.routes().prepare();
+            let methods = Arc::new(Methods::health_checks());
             (
                 listener,
                 Arc::new(Rules {
+                    methods,
                     routes,
                     ..rules.clone()
                 }),

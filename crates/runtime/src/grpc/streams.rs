@@ -13,15 +13,28 @@ use std::{
 use hyper::rt::Executor;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-thread_local! {
-    /// The deadline of the stream that is polled on this thread, from the poll that sets it until
-    /// its task takes it.
-    static RESET_AT: Cell<Option<Instant>> = const { Cell::new(None) };
+/// When the stream that is polled shall be reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reset {
+    At(Instant),
+    Never,
 }
 
-/// Has the stream that is being polled reset at `deadline`, unless its answer is sent by then.
+thread_local! {
+    /// What the stream that is polled on this thread decides, from the poll that decides it until
+    /// its task takes it.
+    static RESET: Cell<Option<Reset>> = const { Cell::new(None) };
+}
+
+/// Has the stream that is being polled reset at `deadline`, unless its answer is sent by then. Not
+/// for HTTP/1, whose answers have no task of their own.
 pub(super) fn reset_at(deadline: Instant) {
-    RESET_AT.set(Some(deadline));
+    RESET.set(Some(Reset::At(deadline)));
+}
+
+/// Lets the stream that is being polled last.
+pub(super) fn reset_never() {
+    RESET.set(Some(Reset::Never));
 }
 
 /// Spawns streams.
@@ -51,12 +64,18 @@ impl<F: Future<Output = ()>> Future for Bounded<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         let polled = this.stream.as_mut().poll(cx);
-        let deadline = RESET_AT.take();
+        let decided = RESET.take();
         if polled.is_ready() {
             return polled;
         }
-        if let Some(deadline) = deadline {
-            this.reset = Some(Box::pin(sleep_until(deadline)));
+        match decided {
+            None => {}
+            Some(Reset::Never) => this.reset = None,
+            Some(Reset::At(deadline)) => match &mut this.reset {
+                Some(reset) if reset.deadline() == deadline => {}
+                Some(reset) => reset.as_mut().reset(deadline),
+                None => this.reset = Some(Box::pin(sleep_until(deadline))),
+            },
         }
         match &mut this.reset {
             Some(reset) => reset.as_mut().poll(cx),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use couponmesh_proto::mypage::v1::my_page_service_client::MyPageServiceClient;
 use couponmesh_runtime::grpc::GrpcConfig;
+use couponmesh_testbed::http2::{connect, framed};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -12,7 +13,7 @@ use tokio::{
 use tonic::transport::Channel;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use crate::support::{Harness, at_least, get, soon, start};
+use crate::support::{Harness, ask, at_least, get, soon, start};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const EMPTY_SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
@@ -143,6 +144,34 @@ async fn health_has_a_way_of_its_own() {
     server.release();
     hanging.0.await.unwrap().unwrap();
     hanging.1.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn nobody_elsewhere_takes_the_places_of_health_checks() {
+    let config = GrpcConfig {
+        max_in_flight: 1,
+        ..GrpcConfig::default()
+    };
+    let server = start(config).await;
+    let mut raw = connect(server.addr, 65_535).await;
+    let head = raw.head("/grpc.health.v1.Health/Check");
+    // Its message never comes.
+    let unfinished = raw.send(head, None).await;
+    // Once a later call of the connection is answered, the server has seen the earlier one.
+    let head = raw.head("/couponmesh.mypage.v1.MyPageService/GetMyPage");
+    raw.call(head, framed(&ask("echo"))).await;
+    let full = HealthClient::new(server.channel().await)
+        .check(HealthCheckRequest::default())
+        .await;
+    assert_eq!(full.unwrap_err().code(), tonic::Code::Unavailable);
+    let endpoint = Channel::from_shared(format!("http://{}", server.health_addr)).unwrap();
+    let mut health = HealthClient::new(soon(endpoint.connect()).await.unwrap());
+    for _ in 0..3 {
+        soon(health.check(HealthCheckRequest::default()))
+            .await
+            .unwrap();
+    }
+    drop(unfinished);
 }
 
 #[tokio::test]
