@@ -85,7 +85,7 @@ pub(crate) struct ServeArgs {
     /// The service.
     pub(crate) service: ServiceName,
     /// Where to listen: ADDRESS:PORT, NAME:PORT, or :PORT for every interface. Nobody is authenticated yet:
-    /// whoever reaches it can do everything, so let only a gateway or a mesh with policies reach it.
+    /// anyone who reaches it can do everything, so let only a gateway or a mesh with policies reach it.
     #[arg(long, default_value = "0.0.0.0:50051", value_name = "ADDRESS")]
     pub(crate) listen: Listen,
 }
@@ -94,7 +94,7 @@ pub(crate) struct ServeArgs {
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// Where to listen: ADDRESS:PORT, NAME:PORT, or :PORT for every interface. Nobody is authenticated yet:
-    /// whoever reaches it can do everything, so think twice before you leave the loopback.
+    /// anyone who reaches it can do everything, so think twice before you leave the loopback.
     #[arg(long, default_value = "127.0.0.1:50051", value_name = "ADDRESS")]
     pub(crate) listen: Listen,
     /// Where the data is kept; made when it is missing.

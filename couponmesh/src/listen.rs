@@ -43,7 +43,7 @@ pub enum ResolveError {
     /// Nobody knows the name.
     #[error("--listen {0}: the name is not known: {1}")]
     Unknown(Listen, io::Error),
-    /// Whoever should know the name does not answer.
+    /// The name cannot be looked up: the resolver does not answer.
     #[error("--listen {0}: the name was not resolved within {PATIENCE:?}")]
     Silent(Listen),
 }

@@ -46,7 +46,7 @@ impl Stopping {
     }
 }
 
-/// Whether whoever started this process wants it to outlive its terminal, as nohup does. Listening for the
+/// Whether this process is to outlive its terminal, as nohup does. Listening for the
 /// signal would undo that.
 fn hangups_are_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -9,7 +9,11 @@ use std::{
     time::Duration,
 };
 
-use couponmesh_runtime::{backoff::Backoff, database::Database, running::Running};
+use couponmesh_runtime::{
+    backoff::Backoff,
+    database::{self, Database},
+    running::Running,
+};
 use sea_orm::{
     ConnectionTrait as _, DbBackend, Statement,
     sqlx::{
@@ -37,10 +41,6 @@ const GATHER: Duration = Duration::from_millis(5);
 const SILENCE: Duration = Duration::from_secs(30);
 /// How long the database may take for an answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
-
-/// A server that was demoted may still let us listen, where nobody tells anything any more.
-const TAKES_WRITES: &str =
-    "SELECT NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off'";
 
 /// How often a replica says that it is there, and how long the others believe it. As long as nobody else
 /// is, nothing is sent.
@@ -261,8 +261,13 @@ async fn listen(inner: &Inner, backoff: &mut Backoff) -> Result<(), sqlx::Error>
             .idle_timeout(None)
             .max_lifetime(None);
         let own = own.connect_with(options).await?;
-        let takes_writes: bool = sqlx::query_scalar(TAKES_WRITES).fetch_one(&own).await?;
-        if !takes_writes {
+        // One that was demoted may still let us listen, where nobody tells anything any more.
+        let is_demoted = {
+            // Given back before the listener takes it.
+            let mut connection = own.acquire().await?;
+            !database::takes_writes(&mut connection).await?
+        };
+        if is_demoted {
             return Err(sqlx::Error::PoolClosed);
         }
         let mut listener = PgListener::connect_with(&own).await?;

@@ -24,6 +24,7 @@ pub use self::{
     config::DatabaseConfig,
     outage::{code_of, is_contention, is_stale_plan, is_transient, is_unique_violation, status_of},
     postgres::OpenError,
+    session::takes_writes,
     trust::Losses,
 };
 use crate::clock::{Clock, ServerTime};

@@ -86,6 +86,15 @@ impl Setup {
 const TAKES_WRITES: &str =
     "(NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off')";
 
+/// Whether the server that `connection` leads to takes writes.
+///
+/// # Errors
+/// The connection's.
+pub async fn takes_writes(connection: &mut PgConnection) -> Result<bool, Error> {
+    let asked = AssertSqlSafe(format!("SELECT {TAKES_WRITES}"));
+    sqlx::query_scalar(asked).fetch_one(connection).await
+}
+
 /// What a session finds out about its server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Seen {

@@ -62,6 +62,39 @@ impl Answer {
         }
     }
 
+    /// What is left of a frame, or the next one.
+    fn poll_part(&mut self, cx: &mut Context<'_>) -> Polled {
+        if !self.rest.is_empty() {
+            let rest = std::mem::take(&mut self.rest);
+            return Poll::Ready(Some(Ok(self.split(rest))));
+        }
+        let polled = match &self.streamed {
+            Some(streamed) => {
+                let span = streamed.span.clone();
+                let _entered = span.enter();
+                self.poll_streamed(cx)
+            }
+            None => match &mut self.body {
+                Some(body) => Pin::new(body).poll_frame(cx),
+                None => Poll::Ready(None),
+            },
+        };
+        match polled {
+            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                Ok(data) => Poll::Ready(Some(Ok(self.split(data)))),
+                Err(trailers) => {
+                    self.end();
+                    Poll::Ready(Some(Ok(trailers)))
+                }
+            },
+            Poll::Ready(ended) => {
+                self.end();
+                Poll::Ready(ended)
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
     /// The next frame of a response stream, or its end by one of the rules.
     fn poll_streamed(&mut self, cx: &mut Context<'_>) -> Polled {
         let (Some(body), Some(streamed)) = (&mut self.body, &mut self.streamed) else {
@@ -150,41 +183,6 @@ impl HttpBody for Answer {
 
     fn is_end_stream(&self) -> bool {
         self.rest.is_empty() && self.body.as_ref().is_none_or(HttpBody::is_end_stream)
-    }
-}
-
-impl Answer {
-    /// What is left of a frame, or the next one.
-    fn poll_part(&mut self, cx: &mut Context<'_>) -> Polled {
-        if !self.rest.is_empty() {
-            let rest = std::mem::take(&mut self.rest);
-            return Poll::Ready(Some(Ok(self.split(rest))));
-        }
-        let polled = match &self.streamed {
-            Some(streamed) => {
-                let span = streamed.span.clone();
-                let _entered = span.enter();
-                self.poll_streamed(cx)
-            }
-            None => match &mut self.body {
-                Some(body) => Pin::new(body).poll_frame(cx),
-                None => Poll::Ready(None),
-            },
-        };
-        match polled {
-            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                Ok(data) => Poll::Ready(Some(Ok(self.split(data)))),
-                Err(trailers) => {
-                    self.end();
-                    Poll::Ready(Some(Ok(trailers)))
-                }
-            },
-            Poll::Ready(ended) => {
-                self.end();
-                Poll::Ready(ended)
-            }
-            Poll::Pending => Poll::Pending,
-        }
     }
 }
 
