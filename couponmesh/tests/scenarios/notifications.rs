@@ -140,7 +140,7 @@ async fn a_receiver_that_is_away_gets_one_attempt_at_a_time_whatever_waits_for_i
             .file
             .column(
                 "SELECT count(*) FROM notifications \
-                 UNION ALL SELECT CAST(sum(attempt_count) AS BIGINT) FROM notifications \
+                 UNION ALL SELECT CAST(coalesce(sum(attempt_count), 0) AS BIGINT) FROM notifications \
                  UNION ALL SELECT count(*) FROM notifications WHERE last_error <> ''",
             )
             .await;
