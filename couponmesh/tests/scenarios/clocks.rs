@@ -82,3 +82,28 @@ async fn a_machine_whose_clock_is_ahead_goes_by_its_database_server_s() {
     mesh.withdraw(&member.member_id).await;
     mesh.finish().await;
 }
+
+#[tokio::test]
+async fn a_machine_that_runs_for_five_minutes_a_day_deletes_what_is_old() {
+    let clock = Clock::manual(Clock::system().now());
+    let mut mesh = Mesh::by(&clock, |_| {}).await;
+    mesh.join("ann@example.com").await;
+    mesh.settled().await;
+    // The default retention of 7 days, and one more: the last stop counts for nothing yet.
+    for day in 0..8 {
+        let events = mesh.file("member").await.count("outbox").await;
+        assert!(events > 0, "gone after {day} days");
+        clock.advance(HOUR / 12);
+        let shut = mesh.shut().await;
+        clock.advance(HOUR * 24);
+        mesh = shut.open().await;
+    }
+    for service in ["member", "coupon", "notification"] {
+        let file = mesh.file(service).await;
+        eventually("old events are gone", || async {
+            file.count("outbox").await == 0
+        })
+        .await;
+    }
+    mesh.shut().await.remove().await;
+}

@@ -1,11 +1,19 @@
 //! How much time has passed for sure: the spans in which the clock was seen to run without a jump.
 //!
 //! Deleting by age needs a clock that can be trusted, and none can: a process that starts with a
-//! clock 100 days ahead finds everything to be old. So every service notes the time every ten
-//! minutes, events or not. Where the time is further from what was noted last than an hour, the
-//! clock jumped, or nobody ran meanwhile, which looks the same; a new span begins there. Only time
-//! inside of spans counts as age: whatever the clock says, nothing is deleted that was not seen to
-//! be that old, and an idle service, or one with a clock that was set, deletes again by itself.
+//! clock 100 days ahead finds everything to be old. So every service notes the time when it starts
+//! and stops and every ten minutes between, events or not. Where the time is further from what was
+//! noted last than an hour, the clock jumped, or nobody ran meanwhile, which looks the same; a new
+//! span begins there. What counts as age:
+//!
+//! - The time inside of spans counts in full.
+//! - The gap before the newest span counts for nothing: it may be a wrong clock's.
+//! - A gap before an older span counts, since a later start has confirmed it, but as no more than a
+//!   seventh of the age that is asked for. So machines that run for minutes a day delete, too, and
+//!   only seven wrong starts, each further ahead than the one before, delete what is new.
+//! - A gap beside a time that was taken back, or that takes one back, counts for nothing.
+//!
+//! An idle service, or one with a clock that was set, deletes again by itself.
 
 use std::time::Duration;
 
@@ -22,8 +30,10 @@ use crate::store::Store;
 pub(crate) const INTERVAL: Duration = Duration::from_secs(600);
 /// A difference to what was noted last that is larger begins a new span.
 const JUMP: Duration = Duration::from_secs(3_600);
-/// Spans that are kept: more than a month of jumps every hour.
-const KEPT: i64 = 1_000;
+/// A gap counts as no more than this part of an age.
+const PART_OF_AGE: u32 = 7;
+/// Spans that are kept: more than a year of starts every hour.
+const KEPT: i64 = 10_000;
 
 /// A span.
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
@@ -74,10 +84,10 @@ pub(crate) async fn note(store: &Store) -> Result<(), DbErr> {
             service,
             %now,
             %last,
-            "the clock is more than an hour away from the last time that was noted: what is older \
-             than that is not deleted by its age until this service has run for as long as it has \
-             to be kept. If the service did not run meanwhile, nothing has to be done; otherwise set \
-             the clock, on PostgreSQL that of the database's server"
+            "the clock is more than an hour away from the last time that was noted: the time between \
+             makes nothing older until a later start confirms it. If the service did not run \
+             meanwhile, nothing has to be done; otherwise set the clock, on PostgreSQL that of the \
+             database's server"
         );
         let old = Entity::delete_many().filter(Column::Seq.lte(seq - KEPT));
         store.execute(SCOPE, &old.into_query()).await?;
@@ -91,27 +101,55 @@ pub(crate) async fn note(store: &Store) -> Result<(), DbErr> {
 /// # Errors
 /// The database's.
 pub async fn older_than(store: &Store, age: Duration) -> Result<Option<Timestamp>, DbErr> {
-    let spans = newest_first(store.read(), KEPT.unsigned_abs()).await?;
-    Ok(before(spans, age))
+    let mut spans = newest_first(store.read(), KEPT.unsigned_abs()).await?;
+    let now = store.now();
+    if let Some(newest) = spans.first_mut()
+        && newest.goes_on_at(now)
+    {
+        newest.end_time = now;
+    }
+    Ok(before(&spans, age))
 }
 
 /// `spans` are the newest first.
-fn before(spans: Vec<Model>, age: Duration) -> Option<Timestamp> {
+fn before(spans: &[Model], age: Duration) -> Option<Timestamp> {
     let (mut missing, mut latest) = (age, Timestamp(i64::MAX));
-    for span in spans {
+    let gaps = gaps(spans).into_iter().chain([Duration::ZERO]);
+    for (span, gap) in spans.iter().zip(gaps) {
         let length = span.end_time.since(span.begin_time);
-        if let Some(rest) = missing.checked_sub(length)
-            && !rest.is_zero()
-        {
-            missing = rest;
-            // What a later span wrote is younger, also when the clock was set back: to before the
-            // end of this one. Rows may be a little older than the first note of their span.
-            latest = latest.min(span.begin_time.minus(JUMP));
-            continue;
+        if missing <= length {
+            return Some(span.end_time.minus(missing).min(latest));
         }
-        return Some(span.end_time.minus(missing).min(latest));
+        missing -= length;
+        // What a later span wrote is younger, also when the clock was set back: to before the
+        // end of this one. Rows may be a little older than the first note of their span.
+        let begin = span.begin_time.minus(JUMP);
+        if begin <= latest {
+            missing = missing.saturating_sub(gap.min(age / PART_OF_AGE));
+        }
+        latest = latest.min(begin);
     }
     None
+}
+
+/// The gaps before `spans`, both the newest first: those that nothing which is older contradicts.
+fn gaps(spans: &[Model]) -> Vec<Duration> {
+    let mut latest = Timestamp(i64::MIN);
+    let mut gaps = Vec::with_capacity(spans.len());
+    for pair in spans.windows(2).rev() {
+        let [newer, older] = pair else { continue };
+        latest = latest.max(older.end_time);
+        gaps.push(if older.end_time == latest {
+            newer.begin_time.since(older.end_time)
+        } else {
+            Duration::ZERO
+        });
+    }
+    gaps.reverse();
+    if let Some(unconfirmed) = gaps.first_mut() {
+        *unconfirmed = Duration::ZERO;
+    }
+    gaps
 }
 
 impl Model {
@@ -169,27 +207,52 @@ mod tests {
     #[test]
     fn only_time_that_was_seen_to_pass_is_age() {
         let week = DAY * 7;
-        assert_eq!(before(Vec::new(), week), None);
-        assert_eq!(before(Vec::new(), Duration::ZERO), None);
-        assert_eq!(before(spans(&[(0, 6)]), week), None);
-        assert_eq!(before(spans(&[(0, 6)]), Duration::ZERO), Some(day(6)));
-        assert_eq!(before(spans(&[(0, 7)]), week), Some(day(0)));
-        assert_eq!(before(spans(&[(0, 20)]), week), Some(day(13)));
+        assert_eq!(before(&Vec::new(), week), None);
+        assert_eq!(before(&Vec::new(), Duration::ZERO), None);
+        assert_eq!(before(&spans(&[(0, 6)]), week), None);
+        assert_eq!(before(&spans(&[(0, 6)]), Duration::ZERO), Some(day(6)));
+        assert_eq!(before(&spans(&[(0, 7)]), week), Some(day(0)));
+        assert_eq!(before(&spans(&[(0, 20)]), week), Some(day(13)));
         // A hundred days ahead, or away for as long: they count for nothing.
-        assert_eq!(before(spans(&[(0, 20), (120, 120)]), week), Some(day(13)));
-        assert_eq!(before(spans(&[(0, 20), (120, 125)]), week), Some(day(18)));
-        assert_eq!(before(spans(&[(0, 20), (120, 128)]), week), Some(day(121)));
+        assert_eq!(before(&spans(&[(0, 20), (120, 120)]), week), Some(day(13)));
+        assert_eq!(before(&spans(&[(0, 20), (120, 125)]), week), Some(day(18)));
+        assert_eq!(before(&spans(&[(0, 20), (120, 128)]), week), Some(day(121)));
         // Off every other day.
         let laptop = spans(&[(0, 1), (2, 3), (4, 5), (6, 7)]);
-        assert_eq!(before(laptop, DAY * 2), Some(day(4)));
+        assert_eq!(before(&laptop, DAY * 2), Some(day(4)));
     }
 
     #[test]
     fn what_was_written_after_the_clock_was_set_back_is_young() {
         let week = DAY * 7;
         let set_back = |days| spans(&[(0, 20), (120, days), (21, 22)]);
-        assert_eq!(before(set_back(121), week), Some(day(15)));
+        assert_eq!(before(&set_back(121), week), Some(day(15)));
         // It was wrong for long: of the right time nothing is a week old yet.
-        assert_eq!(before(set_back(140), week), Some(day(21).minus(HOUR)));
+        assert_eq!(before(&set_back(140), week), Some(day(21).minus(HOUR)));
+    }
+
+    #[test]
+    fn runs_of_minutes_a_day_make_things_old() {
+        let minutes = Duration::from_secs(300);
+        let mut runs = spans(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9].map(|day| (day, day)));
+        for run in &mut runs {
+            run.end_time = run.begin_time.plus(minutes);
+        }
+        // Of the last day nobody knows yet.
+        assert_eq!(before(&runs, DAY * 7), Some(day(1).plus(minutes)));
+        assert_eq!(before(&runs, DAY * 14), None);
+    }
+
+    #[test]
+    fn a_gap_counts_when_a_later_start_confirms_it_and_a_seventh_at_most() {
+        let week = DAY * 7;
+        let two_starts_ahead = spans(&[(0, 20), (120, 120), (122, 122)]);
+        assert_eq!(before(&two_starts_ahead, week), Some(day(14)));
+        // Neither the wrong time nor the way back from it, however often.
+        let ahead = spans(&[(0, 20), (120, 120), (21, 21), (121, 121), (22, 22)]);
+        assert_eq!(before(&ahead, week), Some(day(13)));
+        // A machine that has no clock before it has a network.
+        let late = spans(&[(500, 520), (0, 0), (521, 521), (0, 0), (522, 522)]);
+        assert_eq!(before(&late, week), Some(day(0).minus(HOUR)));
     }
 }

@@ -23,6 +23,8 @@ use crate::{
 
 /// How often it comes by.
 const INTERVAL: Duration = Duration::from_secs(3_600);
+/// How long the last note of the time may take when the service stops.
+const STOP_PATIENCE: Duration = Duration::from_secs(1);
 /// Rows in one transaction: short enough that writers hardly notice.
 const CHUNK: u64 = 500;
 
@@ -54,13 +56,7 @@ pub(crate) fn start(store: &Store, bus: &Arc<dyn Bus>, retention: Retention, run
 async fn run(store: Store, bus: Arc<dyn Bus>, retention: Retention, stop: CancellationToken) {
     let mut next = Instant::now();
     while !stop.is_cancelled() {
-        if let Err(error) = clock_spans::note(&store).await {
-            tracing::warn!(
-                service = store.service(),
-                error = &error as &dyn std::error::Error,
-                "the time could not be noted"
-            );
-        } else if next <= Instant::now() {
+        if note_time(&store).await && next <= Instant::now() {
             match clean_all(&store, bus.as_ref(), retention, &stop).await {
                 Ok(()) => next += INTERVAL,
                 Err(error) => tracing::warn!(
@@ -75,6 +71,21 @@ async fn run(store: Store, bus: Arc<dyn Bus>, retention: Retention, stop: Cancel
             () = tokio::time::sleep(clock_spans::INTERVAL) => {}
         }
     }
+    // So that a run of minutes counts. A database that is away holds no stop up.
+    let _ = tokio::time::timeout(STOP_PATIENCE, note_time(&store)).await;
+}
+
+/// Whether the time could be noted.
+async fn note_time(store: &Store) -> bool {
+    let noted = clock_spans::note(store).await;
+    if let Err(error) = &noted {
+        tracing::warn!(
+            service = store.service(),
+            error = error as &dyn std::error::Error,
+            "the time could not be noted"
+        );
+    }
+    noted.is_ok()
 }
 
 async fn clean_all(
