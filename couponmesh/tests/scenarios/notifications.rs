@@ -37,6 +37,10 @@ impl Outage {
         let clock = Clock::manual(Clock::system().now());
         let mesh = Mesh::by(&clock, |config| webhook.receives(config)).await;
         let file = mesh.file("notification").await;
+        eventually("the time is noted", || async {
+            file.count("clock_spans").await == 1
+        })
+        .await;
         Self {
             mesh,
             clock,
@@ -60,9 +64,13 @@ impl Outage {
         .await;
     }
 
-    /// Lets time pass, in which one more attempt fails.
+    /// Lets time pass in which the service runs, and one more attempt fails.
     async fn goes_on_for(&self, time: Duration) {
         let before = self.webhook.delivered().len();
+        let end = self.clock.now().plus(time).0;
+        self.file
+            .execute(&format!("UPDATE clock_spans SET end_time = {end}"))
+            .await;
         self.clock.advance(time);
         self.has_failed(before + 1).await;
     }
@@ -221,6 +229,44 @@ async fn a_receiver_that_stays_away_is_given_up_after_three_days_and_its_members
         let member = mesh.member(member_id).await;
         assert_eq!(member.state(), MemberState::Active);
         assert!(!member.admin_notified);
+    }
+    mesh.finish().await;
+}
+
+#[tokio::test]
+async fn time_in_which_the_service_was_stopped_is_no_reason_to_give_a_notification_up() {
+    let outage = Outage::begin().await;
+    let ann = outage.mesh.register("ann@example.com").await.member_id;
+    outage.has_failed(1).await;
+    // It waits behind the gate.
+    let ben = outage.mesh.register("ben@example.com").await.member_id;
+    once_in(&outage.mesh, &ben, NotificationState::Pending).await;
+    outage.goes_on_for(HOUR).await;
+    let Outage {
+        mesh,
+        clock,
+        webhook,
+        file,
+    } = outage;
+    drop(file);
+    let shut = mesh.shut().await;
+    clock.advance(24 * 5 * HOUR);
+    let before = webhook.delivered().len();
+    let mesh = shut.open().await;
+    let file = mesh.file("notification").await;
+    let outage = Outage {
+        mesh,
+        clock,
+        webhook,
+        file,
+    };
+    outage.has_failed(before + 1).await;
+    for member_id in [&ann, &ben] {
+        once_in(&outage.mesh, member_id, NotificationState::Pending).await;
+    }
+    let (mesh, _) = outage.end();
+    for member_id in [&ann, &ben] {
+        mesh.joined(member_id).await;
     }
     mesh.finish().await;
 }

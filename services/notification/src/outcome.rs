@@ -2,13 +2,14 @@
 //!
 //! A notification is given up when it has failed for `give_up_after`, counted not from when it was
 //! stored but from its first failed attempt, or from when it began to wait for a receiver that was
-//! away: what a service finds that was stopped for a week has all its time. What waits behind a
-//! gate is given up without an attempt of its own: at a receiver that is gone for good, more would
-//! come than one probe at a time can give up.
+//! away. Only time in which the service was seen to run counts, by [`clock_spans`]: a stop of a
+//! week leaves a notification the time that it had. What waits behind a gate is given up without
+//! an attempt of its own: at a receiver that is gone for good, more would come than one probe at a
+//! time can give up.
 
 use std::collections::HashMap;
 
-use couponmesh_messaging::{Store, Transaction};
+use couponmesh_messaging::{Store, Transaction, clock_spans};
 use couponmesh_proto::notification::v1::NotificationSent;
 use couponmesh_runtime::{Context, Timestamp, id::NotificationId};
 use sea_orm::DbErr;
@@ -44,11 +45,12 @@ pub(crate) struct Noting<'a> {
 impl Noting<'_> {
     /// Notes outcomes; `closed` is whether the gate is, before and after.
     pub(crate) async fn note(&self, outcomes: &[Outcome], closed: &mut bool) -> Result<(), DbErr> {
+        let end = self.end_of(outcomes).await?;
         let tx = self.store.begin("notification.note").await?;
         note_sent(&tx, outcomes).await?;
         for (notification, sent) in outcomes {
             if let Err(error) = sent {
-                let failed = self.failed(&tx, notification, error);
+                let failed = self.failed(&tx, notification, error, end);
                 notifications::failed(&tx, notification.notification_id, failed).await?;
             }
         }
@@ -58,16 +60,49 @@ impl Noting<'_> {
         Ok(())
     }
 
-    /// What becomes of a notification whose attempt failed.
-    fn failed(&self, tx: &Transaction, notification: &Model, error: &DeliveryError) -> Failed {
-        let id = notification.notification_id;
-        let attempt = notification.attempt_count;
+    /// Since when a notification fails whose attempt failed.
+    fn failing_since(&self, notification: &Model, now: Timestamp) -> Timestamp {
         let waited_since = self
             .closed_since
-            .map_or(tx.now(), |closed| closed.max(notification.create_time));
+            .map_or(now, |closed| closed.max(notification.create_time));
         let since = notification.failing_since.unwrap_or(waited_since);
         // One in the future is of a clock that was wrong.
-        let since = since.min(tx.now());
+        since.min(now)
+    }
+
+    /// [`end`](Self::end), where any of these may have come to it: the spans are not read at each
+    /// failure.
+    async fn end_of(&self, outcomes: &[Outcome]) -> Result<Option<Timestamp>, DbErr> {
+        let now = self.store.now();
+        let may_be_over = |(notification, sent): &Outcome| {
+            let since = self.failing_since(notification, now);
+            sent.is_err() && now.since(since) >= self.config.give_up_after
+        };
+        if outcomes.iter().any(may_be_over) {
+            self.end().await
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// What has failed since then, or longer, was tried for long enough; none when the service has
+    /// not run for so long.
+    async fn end(&self) -> Result<Option<Timestamp>, DbErr> {
+        clock_spans::older_than(self.store, self.config.give_up_after).await
+    }
+
+    /// What becomes of a notification whose attempt failed; `end` is when those began to fail that
+    /// are given up.
+    fn failed(
+        &self,
+        tx: &Transaction,
+        notification: &Model,
+        error: &DeliveryError,
+        end: Option<Timestamp>,
+    ) -> Failed {
+        let id = notification.notification_id;
+        let attempt = notification.attempt_count;
+        let since = self.failing_since(notification, tx.now());
         let failing = tx.now().since(since);
         let next_attempt_time = match error.failure() {
             Failure::Refusal => {
@@ -79,7 +114,7 @@ impl Noting<'_> {
                 );
                 None
             }
-            Failure::Outage if failing >= self.config.give_up_after => {
+            Failure::Outage if end.is_some_and(|end| since <= end) => {
                 tracing::error!(
                     notification.id = %id,
                     attempt,
@@ -148,13 +183,18 @@ impl Noting<'_> {
     /// Gives up what has waited behind the closed gate for as long as anything may, with the
     /// `error` of the last probe.
     pub(crate) async fn give_up(&self, error: &str) -> Result<(), DbErr> {
+        let Some(closed) = self.closed_since else {
+            return Ok(());
+        };
+        if self.store.now().since(closed) < self.config.give_up_after {
+            return Ok(());
+        }
+        let Some(end) = self.end().await?.filter(|&end| closed <= end) else {
+            return Ok(());
+        };
         let mut count = 0;
         while !self.stop.is_cancelled() {
             let tx = self.store.begin("notification.give_up").await?;
-            let end = tx.now().minus(self.config.give_up_after);
-            if self.closed_since.is_none_or(|closed| closed > end) {
-                return Ok(());
-            }
             let given_up = waiting::give_up(&tx, end, error, CHUNK).await?;
             if given_up > 0 {
                 tx.commit().await?;
