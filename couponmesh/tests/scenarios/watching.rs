@@ -185,7 +185,7 @@ async fn a_change_that_nobody_told_of_is_seen_all_the_same() {
 }
 
 #[tokio::test]
-async fn a_read_that_fails_ends_the_watches_of_its_pages_and_no_others() {
+async fn reads_that_fail_for_a_while_end_no_watch_and_refuse_who_comes() {
     let mesh = Mesh::start().await;
     let (ann, ben) = (
         mesh.join("ann@example.com").await,
@@ -199,17 +199,17 @@ async fn a_read_that_fails_ends_the_watches_of_its_pages_and_no_others() {
         next(&mut stream).await.unwrap();
         watches.push(stream);
     }
-    mesh.faults().arm("mypage.pages:find", 1);
+    mesh.faults().arm("mypage.pages:find", 5);
     mesh.withdraw(&ann.member_id).await;
-    let mut ben_watches = watches.pop().unwrap();
-    for mut stream in watches {
-        let end = refused(next(&mut stream).await);
-        assert_eq!(end, (Code::Unavailable, "STORAGE_UNAVAILABLE".to_owned()));
+    let status = watch(mesh.pages(), &ben.member_id).await.unwrap_err();
+    let end = refused::<()>(Err(status));
+    assert_eq!(end, (Code::Unavailable, "STORAGE_UNAVAILABLE".to_owned()));
+    let ben_watch = watches.pop().unwrap();
+    for stream in watches {
+        until_gone(stream).await;
     }
-    let again = watch(mesh.pages(), &ann.member_id).await.unwrap();
-    until_gone(again).await;
+    assert!(mesh.faults().spent());
     mesh.withdraw(&ben.member_id).await;
-    while next(&mut ben_watches).await.unwrap().member_state() != MemberState::Withdrawn {}
-    drop(ben_watches);
+    until_gone(ben_watch).await;
     mesh.finish().await;
 }

@@ -2,7 +2,8 @@
 //!
 //! A page is read once per change, however many wait for it, and together with the others that
 //! changed meanwhile. One statement at a time leaves the pool's other connections to other callers,
-//! also while ten thousand watched pages change.
+//! also while ten thousand watched pages change. A read that fails is tried again: whoever asked for
+//! it is told, and whoever only watches is not, unless reads fail for long.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -18,7 +19,7 @@ use couponmesh_runtime::{database, id::MemberId};
 use sea_orm::DbErr;
 use tokio::{
     sync::Notify,
-    time::{MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, sleep},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -33,6 +34,12 @@ use crate::{
 const READ_AGAIN: Duration = Duration::from_secs(10);
 /// Into how many parts such reads are spread over that time.
 const PARTS: u32 = 20;
+
+/// The pause after a read that failed: as often as parts of the pages are read again anyway.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// How long reads may fail before the watches of their pages end. A failover of the database takes
+/// less; after more, who watches has to know that the page may be old.
+const LONGEST_FAILURE: Duration = Duration::from_secs(30);
 
 /// Everyone in this process who waits for a page. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -71,14 +78,16 @@ struct Seen {
     round: u64,
     /// The round that whoever asked last waits for.
     wanted: u64,
+    /// The newest read that failed since, and why.
+    failure: Option<(u64, Status)>,
     /// Reads that everyone who watched was told of.
     news: u64,
     /// How many of them have not taken the newest yet.
     untaken: usize,
     /// How many watch; changed only while the state of all is locked.
     watches: usize,
-    /// What the page showed.
-    versions: Option<Versions>,
+    /// What the page showed; none before the first read, and when the newest news is a failure.
+    versions: Option<Option<Versions>>,
     /// The page itself, until it is taken: idle watchers need it no more.
     page: Found,
     /// There will be no further news.
@@ -92,6 +101,7 @@ impl Default for Seen {
         Self {
             round: 0,
             wanted: 0,
+            failure: None,
             news: 0,
             untaken: 0,
             watches: 0,
@@ -104,21 +114,43 @@ impl Default for Seen {
 
 impl Seen {
     /// Takes note of a read; whether those who watch have to know of it.
-    fn note(&mut self, round: u64, page: Found) -> bool {
+    fn note(&mut self, round: u64, page: Option<Arc<Model>>) -> bool {
         let is_waited_for = self.round < self.wanted;
-        let versions = match &page {
-            Ok(page) => Some(page.as_deref().map(Model::versions)),
-            Err(_) => None,
-        };
+        let versions = page.as_deref().map(Model::versions);
+        let is_new = self.versions != Some(versions);
         self.round = round;
-        if !is_waited_for && versions == Some(self.versions) {
+        self.failure = None;
+        if !is_waited_for && !is_new {
             return false;
         }
+        self.versions = Some(versions);
+        self.tell(Ok(page));
+        true
+    }
+
+    /// Takes note of a read that failed; whether those who watch have to know of it.
+    fn note_failure(&mut self, round: u64, status: &Status, has_lasted: bool) -> bool {
+        let is_waited_for = self.round < self.wanted;
+        self.failure = Some((round, status.clone()));
+        if has_lasted {
+            self.versions = None;
+            self.tell(Err(status.clone()));
+        }
+        is_waited_for || has_lasted
+    }
+
+    fn tell(&mut self, page: Found) {
         self.news += 1;
         self.untaken = self.watches;
-        self.versions = versions.flatten();
         self.page = page;
-        true
+    }
+
+    /// Why there is no page of the round `wanted`, when its read failed.
+    fn failed_at(&self, wanted: u64) -> Option<Status> {
+        let failure = self.failure.as_ref();
+        failure
+            .filter(|(round, _)| *round >= wanted)
+            .map(|(_, status)| status.clone())
     }
 
     /// The page, for one who was told and has not taken it yet.
@@ -137,8 +169,14 @@ impl Watched {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn show(&self, round: u64, page: Found) {
+    fn show(&self, round: u64, page: Option<Arc<Model>>) {
         if self.lock().note(round, page) {
+            self.news.notify_waiters();
+        }
+    }
+
+    fn fail(&self, round: u64, status: &Status, has_lasted: bool) {
+        if self.lock().note_failure(round, status, has_lasted) {
             self.news.notify_waiters();
         }
     }
@@ -230,24 +268,29 @@ impl Watchers {
     }
 
     /// Shows what a read of `members`' pages found to everyone who watches them.
-    fn show(&self, round: u64, members: &[MemberId], found: Result<Vec<Model>, DbErr>) {
-        // Once for all who watch: it writes the log line, too.
-        let mut found = found
-            .map_err(|error| database::status_of(&error))
-            .map(|pages| {
-                let pages = pages
-                    .into_iter()
-                    .map(|page| (page.member_id, Arc::new(page)));
-                pages.collect::<HashMap<_, _>>()
-            });
+    fn show(&self, round: u64, members: &[MemberId], pages: Vec<Model>) {
+        let mut pages: HashMap<_, _> = pages
+            .into_iter()
+            .map(|page| (page.member_id, Arc::new(page)))
+            .collect();
         let state = self.lock();
         for member_id in members {
             if let Some(watched) = state.watched.get(member_id) {
-                let page = match &mut found {
-                    Ok(pages) => Ok(pages.remove(member_id)),
-                    Err(status) => Err(status.clone()),
-                };
-                watched.show(round, page);
+                watched.show(round, pages.remove(member_id));
+            }
+        }
+    }
+
+    /// Tells whoever asked for the pages of `members` that they cannot be read, and whoever watches
+    /// them once this `has_lasted`. They are read again.
+    fn fail(&self, round: u64, members: &[MemberId], error: &DbErr, has_lasted: bool) {
+        // Once for all who watch: it writes the log line, too.
+        let status = database::status_of(error);
+        let mut state = self.lock();
+        for member_id in members {
+            if let Some(watched) = state.watched.get(member_id) {
+                watched.fail(round, &status, has_lasted);
+                state.unread.insert(*member_id);
             }
         }
     }
@@ -271,15 +314,43 @@ pub(crate) async fn read(watchers: Watchers, store: Store, stop: CancellationTok
 }
 
 async fn rounds_of_reads(watchers: &Watchers, store: &Store) {
+    let mut failing_since = None;
     loop {
         let (round, members) = watchers.next_round();
-        for members in members.chunks(pages::MAX_FOUND) {
-            watchers.show(round, members, pages::find_all(store, members).await);
-        }
         if members.is_empty() {
             watchers.0.unread.notified().await;
+            continue;
+        }
+        match read_round(watchers, store, round, &members).await {
+            Ok(()) => failing_since = None,
+            Err((unread, error)) => {
+                let since = *failing_since.get_or_insert_with(Instant::now);
+                let has_lasted = since.elapsed() > LONGEST_FAILURE;
+                watchers.fail(round, unread, &error, has_lasted);
+                sleep(RETRY_PAUSE).await;
+            }
         }
     }
+}
+
+/// Reads and shows pages. The first read that fails ends it: the others would keep each other
+/// waiting for the same database. Returns which are left.
+async fn read_round<'a>(
+    watchers: &Watchers,
+    store: &Store,
+    round: u64,
+    mut members: &'a [MemberId],
+) -> Result<(), (&'a [MemberId], DbErr)> {
+    while let Some((next, rest)) = members.split_at_checked(members.len().min(pages::MAX_FOUND))
+        && !next.is_empty()
+    {
+        match pages::find_all(store, next).await {
+            Ok(pages) => watchers.show(round, next, pages),
+            Err(error) => return Err((members, error)),
+        }
+        members = rest;
+    }
+    Ok(())
 }
 
 /// Tells the watchers here what other replicas changed, and now and then that they may have missed
@@ -322,21 +393,27 @@ impl Watch {
     /// The read's, or that the watchers were ended.
     pub(crate) async fn read(&mut self) -> Result<Option<Arc<Model>>, Error> {
         let wanted = self.watchers.ask(self.member_id);
-        self.once(|seen| seen.round >= wanted).await
+        let is_due = |seen: &Seen| seen.round >= wanted;
+        self.once(is_due, |seen| seen.failed_at(wanted)).await
     }
 
     /// The page, once it may be another than the last that was returned. Several changes are one:
     /// only the newest page counts.
     ///
     /// # Errors
-    /// As [`read`](Self::read).
+    /// As [`read`](Self::read), but the read's only when reads have failed for long.
     pub(crate) async fn changed(&mut self) -> Result<Option<Arc<Model>>, Error> {
         let taken = self.taken;
-        self.once(move |seen| seen.news > taken).await
+        self.once(|seen| seen.news > taken, |_| None).await
     }
 
-    /// The page, once `is_due` holds of what was seen of it, which it does of news alone.
-    async fn once(&mut self, is_due: impl Fn(&Seen) -> bool) -> Result<Option<Arc<Model>>, Error> {
+    /// The page, once `is_due` holds of what was seen of it, which it does of news alone; or what
+    /// `failed` finds there before.
+    async fn once(
+        &mut self,
+        is_due: impl Fn(&Seen) -> bool,
+        failed: impl Fn(&Seen) -> Option<Status>,
+    ) -> Result<Option<Arc<Model>>, Error> {
         loop {
             // Before the look: it hears of whatever comes after it.
             let news = self.watched.news.notified();
@@ -345,6 +422,9 @@ impl Watch {
                 if is_due(&seen) {
                     self.taken = seen.news;
                     return seen.take().map_err(Error::Read);
+                }
+                if let Some(status) = failed(&seen) {
+                    return Err(Error::Read(status));
                 }
                 if seen.has_ended {
                     return Err(Error::Draining);
@@ -388,7 +468,7 @@ mod tests {
     fn read_round(watchers: &Watchers, version: i64) -> Vec<MemberId> {
         let (round, members) = watchers.next_round();
         let pages = members.iter().map(|&id| page(id, version)).collect();
-        watchers.show(round, &members, Ok(pages));
+        watchers.show(round, &members, pages);
         members
     }
 
@@ -458,22 +538,40 @@ mod tests {
         assert!(read.as_mut().now_or_never().is_none());
         // This read began before the second watcher came, and may have missed what that one knows
         // of.
-        watchers.show(round, &members, Ok(vec![page(id, 1)]));
+        watchers.show(round, &members, vec![page(id, 1)]);
         assert_eq!(version(first.changed()).await, 1);
         assert!(read.as_mut().now_or_never().is_none());
         read_round(&watchers, 1);
         assert_eq!(version(read).await, 1);
     }
 
+    /// A round of reads that fails.
+    fn fail_round(watchers: &Watchers, has_lasted: bool) {
+        let (round, members) = watchers.next_round();
+        watchers.fail(round, &members, &DbErr::Custom("no".to_owned()), has_lasted);
+    }
+
     #[tokio::test]
-    async fn a_read_that_fails_is_told_and_the_next_is_news() {
+    async fn a_read_that_fails_is_told_to_who_asked_and_tried_again_for_all() {
+        let (watchers, id) = (Watchers::default(), member(1));
+        let (mut idle, mut asks) = (watchers.watch(id), watchers.watch(id));
+        let mut read = Box::pin(asks.read());
+        assert!(read.as_mut().now_or_never().is_none());
+        fail_round(&watchers, false);
+        assert!(matches!(read.await, Err(Error::Read(_))));
+        assert!(idle.changed().now_or_never().is_none());
+        assert_eq!(read_round(&watchers, 1), [id]);
+        assert_eq!(version(idle.changed()).await, 1);
+        assert_eq!(version(asks.changed()).await, 1);
+    }
+
+    #[tokio::test]
+    async fn reads_that_fail_for_long_end_watches_and_the_next_page_is_news() {
         let (watchers, id) = (Watchers::default(), member(1));
         let mut watch = watchers.watch(id);
         watchers.changed([id]);
-        let (round, members) = watchers.next_round();
-        watchers.show(round, &members, Err(DbErr::Custom("no".to_owned())));
+        fail_round(&watchers, true);
         assert!(matches!(watch.changed().await, Err(Error::Read(_))));
-        watchers.changed([id]);
         read_round(&watchers, 1);
         assert_eq!(version(watch.changed()).await, 1);
     }
