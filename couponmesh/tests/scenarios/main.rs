@@ -11,6 +11,7 @@ mod callers;
 mod clocks;
 mod correlation;
 mod coupon_away;
+mod crowd;
 mod delivery;
 mod happy_path;
 mod joining;
