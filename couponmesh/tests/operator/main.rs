@@ -5,6 +5,7 @@
 // Clippy sees tests only in test functions, not in their helpers.
 #![allow(clippy::unwrap_used)]
 
+mod away;
 #[path = "../binary/mod.rs"]
 mod binary;
 mod desk;

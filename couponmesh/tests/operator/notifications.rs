@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// A call that announces members to `webhook`, and is in no hurry with what fails.
-fn announcing(call: Call, webhook: &Webhook) -> Call {
+pub(crate) fn announcing(call: Call, webhook: &Webhook) -> Call {
     let mut config = Config::load(None).unwrap();
     webhook.receives(&mut config);
     let settings = &config.notification.channel.webhook;
@@ -39,14 +39,18 @@ fn announcing(call: Call, webhook: &Webhook) -> Call {
 }
 
 impl Desk {
-    async fn notifications(&self) -> Vec<notifications::Model> {
+    pub(crate) async fn notifications(&self) -> Vec<notifications::Model> {
         let database = self.database("notification").await;
         let rows = notifications::Entity::find().all(database.read()).await;
         database.close().await.unwrap();
         rows.unwrap()
     }
 
-    async fn eventually_all(&self, state: State, count: usize) -> Vec<notifications::Model> {
+    pub(crate) async fn eventually_all(
+        &self,
+        state: State,
+        count: usize,
+    ) -> Vec<notifications::Model> {
         eventually("all notifications are in that state", async || {
             let rows = self.notifications().await;
             let there = rows.iter().filter(|row| row.state == state).count();
