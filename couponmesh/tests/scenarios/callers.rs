@@ -2,9 +2,14 @@
 
 use std::time::Duration;
 
-use couponmesh_proto::member::v1::{PendingReason, WithdrawMemberRequest, WithdrawalState};
+use couponmesh_proto::{
+    coupon::v1::ListCouponsRequest,
+    member::v1::{ListMembersRequest, PendingReason, WithdrawMemberRequest, WithdrawalState},
+    mypage::v1::GetMyPageRequest,
+    notification::v1::ListNotificationsRequest,
+};
 use tokio::time::timeout;
-use tonic::Request;
+use tonic::{Request, codec::CompressionEncoding::Gzip};
 
 use crate::harness::{Mesh, Way, calls::registration, eventually};
 
@@ -86,5 +91,27 @@ async fn a_caller_with_little_time_gets_pending_before_its_deadline() {
     assert_eq!(withdrawal.pending_reason(), PendingReason::Unspecified);
     mesh.coupon_way().set(Way::Pass);
     mesh.completed(&withdrawal.withdrawal_id).await;
+    mesh.finish().await;
+}
+
+#[tokio::test]
+async fn every_service_takes_compressed_requests() {
+    let mesh = Mesh::start().await;
+    let member = mesh.join("ann@example.com").await;
+    let mut members = mesh.members().send_compressed(Gzip);
+    let listed = members.list_members(ListMembersRequest::default()).await;
+    assert_eq!(listed.unwrap().into_inner().members.len(), 1);
+    let mut coupons = mesh.coupons().send_compressed(Gzip);
+    let listed = coupons.list_coupons(ListCouponsRequest::default()).await;
+    assert_eq!(listed.unwrap().into_inner().coupons.len(), 1);
+    let mut notifications = mesh.notifications().send_compressed(Gzip);
+    let listed = notifications.list_notifications(ListNotificationsRequest::default());
+    assert_eq!(listed.await.unwrap().into_inner().notifications.len(), 1);
+    let mut pages = mesh.pages().send_compressed(Gzip);
+    let page = pages.get_my_page(GetMyPageRequest {
+        member_id: member.member_id,
+        min_version: 3,
+    });
+    assert!(page.await.unwrap().into_inner().page.is_some());
     mesh.finish().await;
 }

@@ -21,7 +21,7 @@ use couponmesh_proto::{
 use couponmesh_runtime::{id::MemberId, status};
 use futures::{StreamExt as _, stream};
 use sea_orm::{ColumnTrait as _, EntityTrait as _, QueryFilter as _, sea_query::Expr};
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::timeout};
 use tonic::{
     Code, Status, Streaming,
     transport::{Channel, Endpoint},
@@ -33,6 +33,8 @@ type Watch = Streaming<WatchMyPageResponse>;
 
 /// Watches of one member's page at once, by default.
 const PER_MEMBER: usize = 16;
+/// Pages are read again every ten seconds, whatever is heard.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn watch(mut pages: MyPageServiceClient<Channel>, id: &str) -> Result<Watch, Status> {
     let member_id = id.to_owned();
@@ -41,7 +43,9 @@ async fn watch(mut pages: MyPageServiceClient<Channel>, id: &str) -> Result<Watc
 }
 
 async fn next(stream: &mut Watch) -> Result<MyPage, Status> {
-    let answer = stream.message().await?.expect("a watch ends with an error");
+    let answer = timeout(PATIENCE, stream.message()).await;
+    let answer = answer.expect("neither a page nor the end");
+    let answer = answer?.expect("a watch ends with an error");
     Ok(answer.page.unwrap())
 }
 
