@@ -18,7 +18,7 @@ use sea_orm::{
 };
 use tokio::time::Instant;
 
-use self::bounded::Bound;
+use self::bounded::{Bound, Source};
 pub use self::{
     bounded::{Reader, Transaction, answered_by},
     config::DatabaseConfig,
@@ -83,7 +83,7 @@ impl Database {
     ) -> Result<Self, OpenError> {
         // The server ends a statement that takes too long; when nothing comes even of that, the network is gone.
         let longest = config.statement_timeout + session::PATIENCE;
-        let bound = Bound::new(longest, config.commit_timeout);
+        let bound = Bound::new(config.acquire_timeout, longest, config.commit_timeout);
         let write = postgres::open(config, application, bound.clone()).await?;
         let bound = Some(bound);
         let read = Reader::new(write.clone(), bound.clone());
@@ -106,8 +106,8 @@ impl Database {
     /// When no connection is to be had.
     pub async fn begin(&self) -> Result<Transaction, DbErr> {
         self.may_write()?;
-        let begun =
-            bounded::within(self.bound.as_ref(), self.write.begin_with_options(WRITES)).await?;
+        let begin = self.write.begin_with_options(WRITES);
+        let begun = bounded::within(self.bound.as_ref(), Source::Pool, begin).await?;
         Ok(Transaction::new(begun, self.bound.clone()))
     }
 
@@ -127,13 +127,17 @@ impl Database {
         &self.read
     }
 
-    /// Executes a statement that is a transaction by itself.
+    /// Executes a statement that is a transaction by itself, and may take as long as a commit: the server does not
+    /// tell which of them it is at.
     ///
     /// # Errors
     /// The database's. A connection lost meanwhile leaves open whether it took place.
     pub async fn execute<S: StatementBuilder>(&self, statement: &S) -> Result<(), DbErr> {
         self.may_write()?;
-        let execute = || bounded::commits(self.bound.as_ref(), self.write.execute(statement));
+        let execute = || {
+            let execute = self.write.execute(statement);
+            bounded::commits(self.bound.as_ref(), Source::Pool, execute)
+        };
         match execute().await {
             // It did not run, and on another connection it is planned anew.
             Err(error) if is_stale_plan(&error) => execute().await?,

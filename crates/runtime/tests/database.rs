@@ -3,6 +3,8 @@
 // Clippy sees tests only in test functions, not in their helpers.
 #![allow(clippy::unwrap_used)]
 
+use std::time::{Duration, Instant};
+
 use couponmesh_runtime::database::{Database, OpenError};
 use couponmesh_testbed::{Databases, PgBouncer, PostgresServer, config, on_servers};
 use sea_orm::{
@@ -228,7 +230,7 @@ async fn connections_to_a_server_that_was_demoted_are_not_used_again() {
     }
     let server = PostgresServer::start();
     let mut config = config(&server.url());
-    config.acquire_timeout = std::time::Duration::from_secs(1);
+    config.acquire_timeout = Duration::from_secs(1);
     let database = Database::open_postgres(&config, "a test").await.unwrap();
     let mut held = Vec::new();
     for _ in 0..config.max_connections {
@@ -247,9 +249,9 @@ async fn connections_to_a_server_that_was_demoted_are_not_used_again() {
     let create = "CREATE TABLE IF NOT EXISTS things (n BIGINT)";
     set("on").await;
     // One of them finds out, and no other is tried.
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(10);
     while database.read().execute_unprepared(create).await.is_ok() {
-        assert!(std::time::Instant::now() < end, "it takes writes");
+        assert!(Instant::now() < end, "it takes writes");
     }
     let refused = database.begin().await.unwrap_err();
     assert!(
@@ -261,5 +263,53 @@ async fn connections_to_a_server_that_was_demoted_are_not_used_again() {
     for _ in 0..config.max_connections {
         database.read().execute_unprepared(create).await.unwrap();
     }
+    database.close().await.unwrap();
+}
+
+/// A database whose statements may take a second, and all of its connections, which are busy for longer than such
+/// a statement may take, one short statement after another.
+async fn overloaded(databases: &Databases) -> (Database, Vec<tokio::task::JoinHandle<()>>) {
+    let mut config = config(&databases.url("x"));
+    config.max_connections = 4;
+    config.statement_timeout = Duration::from_secs(1);
+    config.commit_timeout = Duration::from_secs(1);
+    let database = Database::open_postgres(&config, "a test").await.unwrap();
+    let mut busy = Vec::new();
+    for _ in 0..config.max_connections {
+        let tx = database.begin().await.unwrap();
+        busy.push(tokio::spawn(async move {
+            for _ in 0..8 {
+                text(&tx, "SELECT CAST(pg_sleep(0.5) AS TEXT)").await;
+            }
+        }));
+    }
+    (database, busy)
+}
+
+#[tokio::test]
+async fn who_waits_for_a_connection_takes_no_time_of_its_statement() {
+    if !on_servers() {
+        return;
+    }
+    let databases = Databases::create(&["x"]).await;
+    let (database, busy) = overloaded(&databases).await;
+    let mut losses = database.losses();
+    let create = sea_orm::sea_query::Table::create()
+        .table("things")
+        .col(sea_orm::sea_query::ColumnDef::new("n").integer())
+        .to_owned();
+    let (read, begun, executed) = tokio::join!(
+        database.read().query_one_raw(query("SELECT 1")),
+        database.begin(),
+        database.execute(&create),
+    );
+    read.unwrap();
+    begun.unwrap();
+    executed.unwrap();
+    for one in busy {
+        one.await.unwrap();
+    }
+    let lost = tokio::time::timeout(Duration::ZERO, losses.next()).await;
+    assert!(lost.is_err(), "the connections were taken for lost");
     database.close().await.unwrap();
 }

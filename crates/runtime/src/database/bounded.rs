@@ -18,11 +18,23 @@ use super::{
 /// How long statements on one database may take, and what they tell of its connections. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Bound {
+    /// The longest that the pool lets a caller wait for a connection.
+    acquire: Duration,
     /// The longest that a statement may take.
     pub(super) statement: Duration,
     /// The longest that a commit may take: one that waits for a standby is not bounded by the server.
     pub(super) commit: Duration,
     pub(super) trust: Trust,
+}
+
+/// Where a statement gets its connection from.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Source {
+    /// It has one already.
+    Held,
+    /// It waits for one of the pool's, which is no time of the statement: when callers are many, a server that
+    /// answers well would look like one that is gone.
+    Pool,
 }
 
 /// Notes that its statement was given up, unless that came to its end.
@@ -37,11 +49,21 @@ impl Drop for Begun<'_> {
 }
 
 impl Bound {
-    pub(super) fn new(statement: Duration, commit: Duration) -> Self {
+    pub(super) fn new(acquire: Duration, statement: Duration, commit: Duration) -> Self {
         Self {
+            acquire,
             statement,
             commit,
             trust: Trust::default(),
+        }
+    }
+
+    /// How long a caller waits for what may take `longest` on its connection. The pool ends the wait for a
+    /// connection by itself: when all of this is over, the time was the statement's.
+    fn with_connection(&self, longest: Duration, from: Source) -> Duration {
+        match from {
+            Source::Held => longest,
+            Source::Pool => self.acquire + longest,
         }
     }
 
@@ -67,29 +89,33 @@ impl Bound {
 /// Ends `statement` after its bound with an error that counts as an outage.
 pub(super) async fn within<T>(
     bound: Option<&Bound>,
+    from: Source,
     statement: impl Future<Output = Result<T, DbErr>>,
 ) -> Result<T, DbErr> {
     let Some(bound) = bound else {
         return statement.await;
     };
-    let outcome = bound.end(bound.statement, statement).await;
+    let longest = bound.with_connection(bound.statement, from);
+    let outcome = bound.end(longest, statement).await;
     outcome.unwrap_or_else(|| {
         // The server would have ended it: the network is gone, and the other connections with it.
         bound.trust.lose();
-        Err(no_answer(bound.statement))
+        Err(no_answer(longest))
     })
 }
 
 /// The same for what commits. Whether it took place is not known when it is given up.
 pub(super) async fn commits<T>(
     bound: Option<&Bound>,
+    from: Source,
     statement: impl Future<Output = Result<T, DbErr>>,
 ) -> Result<T, DbErr> {
     let Some(bound) = bound else {
         return statement.await;
     };
-    let outcome = bound.end(bound.commit, statement).await;
-    outcome.unwrap_or_else(|| Err(no_answer(bound.commit)))
+    let longest = bound.with_connection(bound.commit, from);
+    let outcome = bound.end(longest, statement).await;
+    outcome.unwrap_or_else(|| Err(no_answer(longest)))
 }
 
 /// A caller that gave less time than this is told that its own time is over.
@@ -153,19 +179,19 @@ impl Transaction {
     /// # Errors
     /// When the database refuses. A connection lost meanwhile leaves open whether it took place.
     pub async fn commit(self) -> Result<(), DbErr> {
-        commits(self.bound.as_ref(), self.inner.commit()).await
+        commits(self.bound.as_ref(), Source::Held, self.inner.commit()).await
     }
 }
 
-/// Asks within the bound. A statement whose plan is older than a migration did not run: with `$repeats` it is asked
-/// again, on another connection, which plans it anew.
+/// Asks within the bound. A statement whose plan is older than a migration did not run: where connections are the
+/// pool's it is asked again, on another one, which plans it anew.
 macro_rules! ask {
-    ($on:ident, $repeats:literal, $method:ident, $statement:ident) => {{
-        let again = $repeats.then(|| $statement.clone());
-        let outcome = within($on.bound.as_ref(), $on.inner.$method($statement)).await;
+    ($on:ident, $from:expr, $method:ident, $statement:ident) => {{
+        let again = matches!($from, Source::Pool).then(|| $statement.clone());
+        let outcome = within($on.bound.as_ref(), $from, $on.inner.$method($statement)).await;
         match (outcome, again) {
             (Err(error), Some(again)) if is_stale_plan(&error) => {
-                within($on.bound.as_ref(), $on.inner.$method(again)).await
+                within($on.bound.as_ref(), $from, $on.inner.$method(again)).await
             }
             (outcome, _) => outcome,
         }
@@ -174,7 +200,7 @@ macro_rules! ask {
 
 /// Both pass every statement on. A transaction has one connection only.
 macro_rules! pass_on {
-    ($connection:ty, repeats: $repeats:literal) => {
+    ($connection:ty, $from:expr) => {
         #[async_trait]
         impl ConnectionTrait for $connection {
             fn get_database_backend(&self) -> DbBackend {
@@ -182,26 +208,31 @@ macro_rules! pass_on {
             }
 
             async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
-                ask!(self, $repeats, execute_raw, statement)
+                ask!(self, $from, execute_raw, statement)
             }
 
             async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
-                within(self.bound.as_ref(), self.inner.execute_unprepared(sql)).await
+                within(
+                    self.bound.as_ref(),
+                    $from,
+                    self.inner.execute_unprepared(sql),
+                )
+                .await
             }
 
             async fn query_one_raw(
                 &self,
                 statement: Statement,
             ) -> Result<Option<QueryResult>, DbErr> {
-                ask!(self, $repeats, query_one_raw, statement)
+                ask!(self, $from, query_one_raw, statement)
             }
 
             async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
-                ask!(self, $repeats, query_all_raw, statement)
+                ask!(self, $from, query_all_raw, statement)
             }
         }
     };
 }
 
-pass_on!(Reader, repeats: true);
-pass_on!(Transaction, repeats: false);
+pass_on!(Reader, Source::Pool);
+pass_on!(Transaction, Source::Held);

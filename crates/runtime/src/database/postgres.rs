@@ -14,7 +14,7 @@ use sea_orm::{
 
 use super::{
     DatabaseConfig, Reader,
-    bounded::{Bound, within},
+    bounded::{Bound, Source, within},
     code_of,
     session::{self, Seen, Setup, millis},
 };
@@ -198,8 +198,9 @@ async fn knock(config: &DatabaseConfig, setup: &Setup) -> Result<(), OpenError> 
         Ok((second, shared))
     };
     let knock = knock.map_err(connection_error);
-    let bound = Bound::new(config.acquire_timeout, config.acquire_timeout);
-    let (session, shared) = within(Some(&bound), knock).await?;
+    let longest = config.acquire_timeout;
+    let bound = Bound::new(Duration::ZERO, longest, longest);
+    let (session, shared) = within(Some(&bound), Source::Held, knock).await?;
     if shared {
         return Err(OpenError::SharedSessions);
     }
