@@ -313,3 +313,56 @@ async fn who_waits_for_a_connection_takes_no_time_of_its_statement() {
     assert!(lost.is_err(), "the connections were taken for lost");
     database.close().await.unwrap();
 }
+
+/// The server's processes of all connections of `database`, which are used at the same time for it.
+async fn processes(database: &Database, connections: u32) -> Vec<String> {
+    let (mut held, mut processes) = (Vec::new(), Vec::new());
+    for _ in 0..connections {
+        let tx = database.begin().await.unwrap();
+        processes.push(text(&tx, "SELECT CAST(pg_backend_pid() AS TEXT)").await);
+        held.push(tx);
+    }
+    processes
+}
+
+fn signal(name: &str, processes: &[String]) {
+    let kill = std::process::Command::new("kill")
+        .arg(name)
+        .args(processes)
+        .status();
+    assert!(kill.unwrap().success());
+}
+
+#[tokio::test]
+async fn one_slow_answer_costs_one_connection_and_a_server_that_stays_silent_all() {
+    if !on_servers() {
+        return;
+    }
+    let server = PostgresServer::start();
+    let mut config = config(&server.url());
+    config.max_connections = 5;
+    let database = Database::open_postgres(&config, "a test").await.unwrap();
+    // Longer at rest than a connection may be without being tried.
+    let rest = || tokio::time::sleep(Duration::from_millis(1_500));
+    let before = processes(&database, config.max_connections).await;
+    rest().await;
+    signal("-STOP", &before[..1]);
+    let after = processes(&database, config.max_connections).await;
+    let kept = before.iter().filter(|one| after.contains(one)).count();
+    signal("-CONT", &before[..1]);
+    assert_eq!(kept, before.len() - 1, "{before:?}, then {after:?}");
+
+    rest().await;
+    signal("-STOP", &after);
+    let mut losses = database.losses();
+    let begun = Instant::now();
+    let anew = processes(&database, config.max_connections).await;
+    signal("-CONT", &after);
+    let kept = anew.iter().filter(|one| after.contains(one)).count();
+    assert_eq!(kept, 0, "{after:?}, then {anew:?}");
+    let lost = tokio::time::timeout(Duration::ZERO, losses.next()).await;
+    assert!(lost.is_ok(), "no connection was taken for lost");
+    // Each of them would cost a second.
+    assert!(begun.elapsed() < Duration::from_secs(4));
+    database.close().await.unwrap();
+}

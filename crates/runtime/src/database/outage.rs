@@ -56,13 +56,23 @@ pub fn is_stale_plan(error: &DbErr) -> bool {
 /// Whether the connection that a statement ran on is of no use any more, and those that were made with it neither:
 /// it broke, its server stops, or takes no writes, or it holds plans from before a migration.
 pub(super) fn tells_of_a_lost_connection(error: &DbErr) -> bool {
-    if let DbErr::Exec(RuntimeErr::SqlxError(inner)) | DbErr::Query(RuntimeErr::SqlxError(inner)) =
-        error
-        && matches!(inner.as_ref(), SqlxError::Io(_) | SqlxError::Protocol(_))
-    {
-        return true;
+    match error {
+        DbErr::Exec(RuntimeErr::SqlxError(inner)) | DbErr::Query(RuntimeErr::SqlxError(inner)) => {
+            breaks_connections(inner) || is_stale_plan(error)
+        }
+        _ => false,
     }
-    is_stale_plan(error) || code_of(error).is_some_and(|code| is_of_a_lost_connection(&code))
+}
+
+/// The same of what the driver says, without plans.
+pub(super) fn breaks_connections(error: &SqlxError) -> bool {
+    match error {
+        SqlxError::Io(_) | SqlxError::Protocol(_) => true,
+        SqlxError::Database(refused) => refused
+            .code()
+            .is_some_and(|code| is_of_a_lost_connection(&code)),
+        _ => false,
+    }
 }
 
 fn is_of_a_lost_connection(code: &str) -> bool {

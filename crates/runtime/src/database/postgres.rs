@@ -16,7 +16,9 @@ use super::{
     DatabaseConfig, Reader,
     bounded::{Bound, Source, within},
     code_of,
+    outage::breaks_connections,
     session::{self, Seen, Setup, millis},
+    trust::Trust,
 };
 use crate::clock::{ServerTime, Timestamp};
 
@@ -120,11 +122,7 @@ pub(super) async fn open(
                         if meta.age > LIFETIME || trust.is_lost(meta.age) {
                             return Ok(false);
                         }
-                        if meta.idle_for > FRESH && !answers(connection, TRY_TIMEOUT).await {
-                            trust.lose();
-                            return Ok(false);
-                        }
-                        Ok(true)
+                        Ok(meta.idle_for <= FRESH || is_of_use(connection, meta.age, &trust).await)
                     })
                 })
                 .after_release(move |connection, meta| {
@@ -179,6 +177,26 @@ fn without_settings(options: PgConnectOptions) -> PgConnectOptions {
 async fn answers(connection: &mut PgConnection, within: Duration) -> bool {
     let asked = tokio::time::timeout(within, connection.ping()).await;
     asked.is_ok_and(|answer| answer.is_ok())
+}
+
+/// Tries a connection that rested, and was made `age` ago.
+async fn is_of_use(connection: &mut PgConnection, age: Duration, trust: &Trust) -> bool {
+    match tokio::time::timeout(TRY_TIMEOUT, connection.ping()).await {
+        Ok(Ok(())) => {
+            trust.answered(age);
+            true
+        }
+        // It broke, and the others lead to the same server.
+        Ok(Err(_)) => {
+            trust.lose();
+            false
+        }
+        // The server may be gone, or only slow: it would be slower yet if all callers connected anew.
+        Err(_) => {
+            trust.silent_for(TRY_TIMEOUT, age);
+            false
+        }
+    }
 }
 
 /// Connects twice and looks whether it is a database for us. The pool would try again for as long as it may when nobody
@@ -258,8 +276,13 @@ impl Lookout {
         match tokio::time::timeout(BUSY, self.pool.acquire()).await {
             Ok(Ok(mut connection)) => {
                 let seen = look_on(&mut connection, self.bound.commit, self.time.as_deref()).await;
-                // The others lead to the same server.
-                if !seen.as_ref().is_ok_and(|seen| seen.takes_writes) {
+                let is_lost = match &seen {
+                    Ok(seen) => !seen.takes_writes,
+                    // Not one that the server ended for its time: it is there, and slow.
+                    Err(error) => breaks_connections(error),
+                };
+                if is_lost {
+                    // The others lead to the same server.
                     self.bound.trust.lose();
                 }
                 seen

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -22,6 +22,8 @@ pub(super) struct Trust(Arc<Inner>);
 struct Inner {
     /// Connections made before this moment are not to be used.
     lost: watch::Sender<Option<Instant>>,
+    /// When a connection first gave no answer in time, and none that was made before has answered since.
+    silent: Mutex<Option<Instant>>,
     /// When a statement was last given up.
     given_up: watch::Sender<Option<Instant>>,
     /// Whether commits wait for a standby that does not answer.
@@ -38,6 +40,36 @@ impl Trust {
     /// Whether a connection that was made `age` ago is lost.
     pub(super) fn is_lost(&self, age: Duration) -> bool {
         self.0.lost.borrow().is_some_and(|at| age >= at.elapsed())
+    }
+
+    /// Notes that a connection that was made `age` ago answered.
+    pub(super) fn answered(&self, age: Duration) {
+        let mut silent = self.silent();
+        // A newer one may lead to another server.
+        if silent.is_some_and(|first| age >= first.elapsed()) {
+            *silent = None;
+        }
+    }
+
+    /// Notes that a connection gave no answer for all of `waited`, at whose begin it was `age` old. Once is no more
+    /// than a server that is busy; a second time, after the first, takes every connection for lost.
+    pub(super) fn silent_for(&self, waited: Duration, age: Duration) {
+        let mut silent = self.silent();
+        let since_first = silent.map(|first| first.elapsed());
+        match since_first {
+            Some(since) if age + waited >= since => {
+                // Those who were asked at the same time met the same moment.
+                if waited <= since {
+                    *silent = None;
+                    self.lose();
+                }
+            }
+            _ => *silent = Some(Instant::now()),
+        }
+    }
+
+    fn silent(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Hears whenever connections are lost.
@@ -112,5 +144,49 @@ mod tests {
         assert!(trust.is_lost(Duration::from_secs(5)));
         assert!(!trust.is_lost(Duration::from_secs(4)));
         assert!(futures::poll!(std::pin::pin!(losses.next())).is_pending());
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const OLD: Duration = Duration::from_secs(100);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_answer_that_is_missing_after_the_first_loses_all_connections() {
+        let trust = Trust::default();
+        trust.silent_for(SECOND, OLD);
+        assert!(!trust.is_lost(OLD));
+        tokio::time::advance(SECOND).await;
+        trust.silent_for(SECOND, OLD);
+        assert!(trust.is_lost(OLD));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_that_are_missing_at_the_same_moment_are_one() {
+        let trust = Trust::default();
+        trust.silent_for(SECOND, OLD);
+        trust.silent_for(SECOND, OLD);
+        tokio::time::advance(SECOND / 2).await;
+        trust.silent_for(SECOND, OLD);
+        assert!(!trust.is_lost(OLD));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_in_between_counts_unless_its_connection_is_newer() {
+        for (age, is_lost) in [(OLD, false), (SECOND, true)] {
+            let trust = Trust::default();
+            trust.silent_for(SECOND, OLD);
+            tokio::time::advance(SECOND * 2).await;
+            trust.answered(age);
+            trust.silent_for(SECOND, OLD);
+            assert_eq!(trust.is_lost(OLD), is_lost, "{age:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_newer_connection_that_gives_no_answer_is_the_first() {
+        let trust = Trust::default();
+        trust.silent_for(SECOND, OLD);
+        tokio::time::advance(SECOND * 10).await;
+        trust.silent_for(SECOND, SECOND);
+        assert!(!trust.is_lost(OLD));
     }
 }
