@@ -366,3 +366,23 @@ async fn one_slow_answer_costs_one_connection_and_a_server_that_stays_silent_all
     assert!(begun.elapsed() < Duration::from_secs(4));
     database.close().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_connection_that_is_given_back_busy_is_soon_replaced() {
+    if !on_servers() {
+        return;
+    }
+    let databases = Databases::create(&["x"]).await;
+    let config = config(&databases.url("x"));
+    let database = Database::open_postgres(&config, "a test").await.unwrap();
+    let pool = database.postgres().unwrap();
+    for _ in 0..config.max_connections {
+        let mut connection = pool.acquire().await.unwrap();
+        // Until the server ends it, which is later than anyone waits for a connection.
+        let asked = sqlx::raw_sql("SELECT pg_sleep(60)").execute(&mut *connection);
+        let asked = tokio::time::timeout(Duration::from_millis(50), asked).await;
+        assert!(asked.is_err(), "it slept");
+    }
+    database.begin().await.unwrap();
+    database.close().await.unwrap();
+}

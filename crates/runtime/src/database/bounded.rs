@@ -37,17 +37,6 @@ pub(super) enum Source {
     Pool,
 }
 
-/// Notes that its statement was given up, unless that came to its end.
-struct Begun<'a>(Option<&'a Trust>);
-
-impl Drop for Begun<'_> {
-    fn drop(&mut self) {
-        if let Some(trust) = self.0 {
-            trust.suspect();
-        }
-    }
-}
-
 impl Bound {
     pub(super) fn new(acquire: Duration, statement: Duration, commit: Duration) -> Self {
         Self {
@@ -73,10 +62,7 @@ impl Bound {
         longest: Duration,
         statement: impl Future<Output = Result<T, DbErr>>,
     ) -> Option<Result<T, DbErr>> {
-        // Also when the caller itself goes away meanwhile, e.g. at its deadline.
-        let mut begun = Begun(Some(&self.trust));
         let outcome = tokio::time::timeout(longest, statement).await.ok()?;
-        begun.0 = None;
         if let Err(error) = &outcome
             && tells_of_a_lost_connection(error)
         {

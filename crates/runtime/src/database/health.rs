@@ -87,13 +87,9 @@ impl Probe {
                         _ => Health::Well,
                     }
                 }
-                answer => {
+                _ => {
                     // Whatever waited for a standby, it was on a server that is away now.
                     trust.set_stuck(false);
-                    if answer.is_err() {
-                        // Its answer may be on the way, on a connection of the callers'.
-                        trust.suspect();
-                    }
                     Health::Away
                 }
             },

@@ -128,12 +128,15 @@ pub(super) async fn open(
                 .after_release(move |connection, meta| {
                     let trust = after.trust.clone();
                     Box::pin(async move {
-                        // A statement that was given up leaves its answer on the way, for which the pool would wait
-                        // without end.
-                        let is_lost = trust.is_lost(meta.age)
-                            || trust.is_suspicious() && !answers(connection, CHECK_TIMEOUT).await;
+                        // The pool asks it as well, and would wait without end, e.g. for the answer to a statement
+                        // that was given up.
+                        let is_of_use =
+                            !trust.is_lost(meta.age) && answers(connection, CHECK_TIMEOUT).await;
+                        if is_of_use {
+                            trust.answered(meta.age);
+                        }
                         // An error has it closed without a word to the server, for which it could wait as well.
-                        (!is_lost).then_some(true).ok_or(Error::PoolTimedOut)
+                        is_of_use.then_some(true).ok_or(Error::PoolTimedOut)
                     })
                 })
         });

@@ -11,9 +11,6 @@ use std::{
 use sea_orm::{DbErr, RuntimeErr};
 use tokio::{sync::watch, time::Instant};
 
-/// How long after a statement was given up connections count as suspect.
-const SUSPICION: Duration = Duration::from_secs(60);
-
 /// What is known of a pool's connections. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Trust(Arc<Inner>);
@@ -24,8 +21,6 @@ struct Inner {
     lost: watch::Sender<Option<Instant>>,
     /// When a connection first gave no answer in time, and none that was made before has answered since.
     silent: Mutex<Option<Instant>>,
-    /// When a statement was last given up.
-    given_up: watch::Sender<Option<Instant>>,
     /// Whether commits wait for a standby that does not answer.
     stuck: AtomicBool,
 }
@@ -75,18 +70,6 @@ impl Trust {
     /// Hears whenever connections are lost.
     pub(super) fn losses(&self) -> Losses {
         Losses(Some(self.0.lost.subscribe()))
-    }
-
-    /// Notes that a statement was given up: its answer may still be on the way, on a connection that is about to be
-    /// given back.
-    pub(super) fn suspect(&self) {
-        self.0.given_up.send_replace(Some(Instant::now()));
-    }
-
-    /// Whether a statement was given up lately.
-    pub(super) fn is_suspicious(&self) -> bool {
-        let given_up = *self.0.given_up.borrow();
-        given_up.is_some_and(|since| since.elapsed() < SUSPICION)
     }
 
     /// Says whether commits wait for a standby that does not answer.
