@@ -59,6 +59,25 @@ impl Validate for Config {
         problems.within("member", &self.member);
         problems.within("notification", &self.notification);
         problems.within("mypage", &self.mypage);
+        self.validate_commits(problems);
+    }
+}
+
+impl Config {
+    /// A caller may wait for a commit that is under way and then for its own, and is to learn in time that the
+    /// storage is unavailable.
+    fn validate_commits(&self, problems: &mut Problems) {
+        let (commit, request) = (self.database.commit_timeout, self.grpc.request_timeout);
+        // Without a server no commit waits for a standby.
+        if !self.database.url.is_empty() && commit.saturating_mul(2) >= request {
+            problems.add(
+                "database.commit_timeout",
+                format_args!(
+                    "must be less than half of grpc.request_timeout, is {commit:?} of {request:?}: lower it, \
+                     or raise grpc.request_timeout"
+                ),
+            );
+        }
     }
 }
 
@@ -131,6 +150,24 @@ mod tests {
                 prop_assert!(!told.contains(part), "{key} = {value}: {told}");
             }
         }
+    }
+
+    #[test]
+    fn a_commit_that_could_outlast_its_caller_is_refused_by_both_keys() {
+        let mut config = Config::load(None).unwrap();
+        config.database.url = "postgres://member@127.0.0.1/member".to_owned();
+        assert_eq!(Problems::of(&config), Vec::<String>::new());
+        config.database.commit_timeout = config.grpc.request_timeout / 2;
+        assert_eq!(
+            Problems::of(&config),
+            [
+                "database.commit_timeout must be less than half of grpc.request_timeout, is 5s of 10s: \
+                 lower it, or raise grpc.request_timeout"
+            ]
+        );
+        // There is no database that commits.
+        config.database.url.clear();
+        assert_eq!(Problems::of(&config), Vec::<String>::new());
     }
 
     #[test]

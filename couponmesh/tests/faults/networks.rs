@@ -14,6 +14,8 @@ use crate::{
 
 const CALLERS: usize = 4;
 const REQUEST_TIMEOUT: &str = "4s";
+/// Less than half of that.
+const COMMIT_TIMEOUT: &str = "1s";
 /// No call may take longer than the request timeout and a margin for a busy machine.
 const LONGEST_CALL: Duration = Duration::from_secs(4 + 3);
 
@@ -27,7 +29,9 @@ async fn every_call_ends_in_time_while_a_network_hangs_and_all_goes_on_after() {
         return;
     }
     let plan = Plan::replicas(2).ways();
-    let plan = plan.set("GRPC__REQUEST_TIMEOUT", REQUEST_TIMEOUT);
+    let plan = plan
+        .set("GRPC__REQUEST_TIMEOUT", REQUEST_TIMEOUT)
+        .set("DATABASE__COMMIT_TIMEOUT", COMMIT_TIMEOUT);
     let production = Production::start(plan).await;
     // Callers who wait for the answer, however long the service lets them.
     let load = Load::begin(TEST, &production, CALLERS, |caller| {
@@ -72,7 +76,9 @@ async fn connections_that_the_network_forgot_are_made_anew() {
         return;
     }
     let plan = Plan::replicas(2).ways();
-    let plan = plan.set("GRPC__REQUEST_TIMEOUT", REQUEST_TIMEOUT);
+    let plan = plan
+        .set("GRPC__REQUEST_TIMEOUT", REQUEST_TIMEOUT)
+        .set("DATABASE__COMMIT_TIMEOUT", COMMIT_TIMEOUT);
     let production = Production::start(plan).await;
     let load = Load::begin(TEST, &production, CALLERS, |caller| {
         caller.patient(Duration::from_secs(60))
