@@ -7,12 +7,13 @@ use couponmesh_proto::member::v1::{
     RegisterMemberRequest, WithdrawalState, member_service_client::MemberServiceClient,
 };
 use futures::future::join_all;
+use sea_orm::{ConnectionTrait as _, TransactionTrait as _};
 use tonic::Code;
 
 use crate::harness::{
     Mesh, Way,
     calls::{refused, registration},
-    eventually,
+    eventually, eventually_within,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -130,6 +131,40 @@ async fn a_request_is_remembered_for_seven_days() {
     .await;
     let taken = (Code::AlreadyExists, "EMAIL_TAKEN".to_owned());
     assert_eq!(refused(mesh.try_register(request).await), taken);
+    mesh.shut().await.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_another_replica_is_about_to_forget_holds_up_no_other() {
+    // A file has one process.
+    if !couponmesh_testbed::on_servers() {
+        return;
+    }
+    let mesh = Mesh::start().await;
+    for email in ["ann@example.com", "ben@example.com"] {
+        let request = RegisterMemberRequest {
+            request_id: mesh.new_id().to_string(),
+            ..registration(email)
+        };
+        mesh.try_register(request).await.unwrap();
+    }
+    mesh.settled().await;
+    let mut shut = mesh.shut().await;
+    shut.later(Duration::from_secs(7 * 86_400 + 60)).await;
+    let other = shut.file("member").await;
+    let forgets = other.db().begin().await.unwrap();
+    let oldest = "SELECT 1 FROM requests ORDER BY resource_id LIMIT 1 FOR UPDATE";
+    forgets.execute_unprepared(oldest).await.unwrap();
+    let mesh = shut.open().await;
+    let file = mesh.file("member").await;
+    // Less than a statement may take.
+    eventually_within(
+        Duration::from_secs(5),
+        "the other one is forgotten",
+        async || file.count("requests").await == 1,
+    )
+    .await;
+    forgets.rollback().await.unwrap();
     mesh.shut().await.remove().await;
 }
 

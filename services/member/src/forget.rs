@@ -43,13 +43,12 @@ pub async fn forget(store: &Store, stop: impl Fn() -> bool) -> Result<(), DbErr>
         return Ok(());
     };
     while !stop() {
-        let old = requests::oldest(store.read(), before, CHUNK).await?;
-        if old.is_empty() {
+        let tx = store.begin("member.forget").await?;
+        let forgotten = requests::forget_oldest(&*tx, before, CHUNK).await?;
+        tx.commit().await?;
+        if forgotten == 0 {
             break;
         }
-        let tx = store.begin("member.forget").await?;
-        requests::delete(&*tx, old).await?;
-        tx.commit().await?;
     }
     Ok(())
 }

@@ -11,8 +11,10 @@ use couponmesh_runtime::{
     id::{MemberId, RequestId, boundary},
 };
 use sea_orm::{
-    ActiveValue::Set, ConnectionTrait, DbErr, QueryOrder, QuerySelect, Statement,
+    ActiveValue::Set,
+    ConnectionTrait, DbErr, QueryOrder, QuerySelect, Statement,
     entity::prelude::*,
+    sea_query::{LockBehavior, LockType},
 };
 
 /// How long an id is remembered; the contract's.
@@ -113,8 +115,20 @@ pub(crate) async fn erase(tx: &Transaction, members: Vec<MemberId>) -> Result<()
     Ok(())
 }
 
-/// Up to `limit` of the calls that made something before `before`, oldest first.
-pub(crate) async fn oldest(
+/// Forgets up to `limit` of the calls that made something before `before`, oldest first, and says how many.
+pub(crate) async fn forget_oldest(
+    db: &impl ConnectionTrait,
+    before: Timestamp,
+    limit: u64,
+) -> Result<usize, DbErr> {
+    let calls = take_oldest(db, before, limit).await?;
+    let forgotten = calls.len();
+    delete(db, calls).await?;
+    Ok(forgotten)
+}
+
+/// The oldest calls, locked until the transaction ends. Replicas that forget at the same time pass each other's by.
+async fn take_oldest(
     db: &impl ConnectionTrait,
     before: Timestamp,
     limit: u64,
@@ -126,16 +140,14 @@ pub(crate) async fn oldest(
         .filter(Column::ResourceId.lt(boundary(before)))
         .order_by_asc(Column::ResourceId)
         .limit(limit)
+        // Dropped on SQLite, which has one writer.
+        .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked)
         .into_tuple()
         .all(db)
         .await
 }
 
-/// Forgets calls.
-pub(crate) async fn delete(
-    db: &impl ConnectionTrait,
-    calls: Vec<(String, RequestId)>,
-) -> Result<(), DbErr> {
+async fn delete(db: &impl ConnectionTrait, calls: Vec<(String, RequestId)>) -> Result<(), DbErr> {
     for rpc in [Rpc::Register, Rpc::Withdraw].map(Rpc::as_str) {
         let of_rpc = calls.iter().filter(|(of, _)| of == rpc);
         let ids: Vec<RequestId> = of_rpc.map(|&(_, id)| id).collect();
