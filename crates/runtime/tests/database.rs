@@ -314,6 +314,34 @@ async fn who_waits_for_a_connection_takes_no_time_of_its_statement() {
     database.close().await.unwrap();
 }
 
+#[tokio::test]
+async fn a_commit_that_takes_too_long_is_given_up_after_its_own_time() {
+    if !on_servers() {
+        return;
+    }
+    let databases = Databases::create(&["x"]).await;
+    let mut config = config(&databases.url("x"));
+    config.commit_timeout = Duration::from_secs(1);
+    let database = Database::open_postgres(&config, "a test").await.unwrap();
+    let create = "CREATE TABLE things (n BIGINT PRIMARY KEY)";
+    database.read().execute_unprepared(create).await.unwrap();
+    let holder = database.begin().await.unwrap();
+    let insert = "INSERT INTO things VALUES (1)";
+    holder.execute_unprepared(insert).await.unwrap();
+    let same = sea_orm::sea_query::Query::insert()
+        .into_table("things")
+        .columns(["n"])
+        .values_panic([1.into()])
+        .to_owned();
+    let begun = Instant::now();
+    let refused = database.execute(&same).await.unwrap_err();
+    assert!(refused.to_string().contains("no answer"), "{refused}");
+    let took = begun.elapsed();
+    assert!(took < config.acquire_timeout, "given up after {took:?}");
+    drop(holder);
+    database.close().await.unwrap();
+}
+
 /// The server's processes of all connections of `database`, which are used at the same time for it.
 async fn processes(database: &Database, connections: u32) -> Vec<String> {
     let (mut held, mut processes) = (Vec::new(), Vec::new());

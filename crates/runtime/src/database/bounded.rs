@@ -1,14 +1,17 @@
 //! Statements that come to an end: a network that swallows packets must not hold a task up for good, and neither
 //! must a standby.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, ExecResult,
     QueryResult, RuntimeErr, Statement,
 };
-use tokio::time::Instant;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, timeout},
+};
 
 use super::{
     outage::{is_stale_plan, tells_of_a_lost_connection},
@@ -37,6 +40,18 @@ pub(super) enum Source {
     Pool,
 }
 
+tokio::task_local! {
+    /// Told when a statement of this task has its connection.
+    static CONNECTED: Arc<Notify>;
+}
+
+/// Says that the statement for which this task waits has its connection: the pool looks at one in the task that
+/// waits for it.
+pub(super) fn connected() {
+    // Nobody waits in the pool's own tasks.
+    let _ = CONNECTED.try_with(|connected| connected.notify_one());
+}
+
 impl Bound {
     pub(super) fn new(acquire: Duration, statement: Duration, commit: Duration) -> Self {
         Self {
@@ -47,22 +62,26 @@ impl Bound {
         }
     }
 
-    /// How long a caller waits for what may take `longest` on its connection. The pool ends the wait for a
-    /// connection by itself: when all of this is over, the time was the statement's.
-    fn with_connection(&self, longest: Duration, from: Source) -> Duration {
-        match from {
-            Source::Held => longest,
-            Source::Pool => self.acquire + longest,
-        }
-    }
-
-    /// Ends after `longest`; none when it took longer.
+    /// Ends after `longest` with a connection; none when it took longer.
     async fn end<T>(
         &self,
         longest: Duration,
+        from: Source,
         statement: impl Future<Output = Result<T, DbErr>>,
     ) -> Option<Result<T, DbErr>> {
-        let outcome = tokio::time::timeout(longest, statement).await.ok()?;
+        let connected = Arc::new(Notify::new());
+        let over = async {
+            if matches!(from, Source::Pool) {
+                // The pool ends this by itself, and the statement with it.
+                let _ = timeout(self.acquire, connected.notified()).await;
+            }
+            sleep(longest).await;
+        };
+        let outcome = tokio::select! {
+            biased;
+            outcome = CONNECTED.scope(connected.clone(), statement) => outcome,
+            () = over => return None,
+        };
         if let Err(error) = &outcome
             && tells_of_a_lost_connection(error)
         {
@@ -81,8 +100,8 @@ pub(super) async fn within<T>(
     let Some(bound) = bound else {
         return statement.await;
     };
-    let longest = bound.with_connection(bound.statement, from);
-    let outcome = bound.end(longest, statement).await;
+    let longest = bound.statement;
+    let outcome = bound.end(longest, from, statement).await;
     outcome.unwrap_or_else(|| {
         // The server would have ended it: the network is gone, and the other connections with it.
         bound.trust.lose();
@@ -99,8 +118,8 @@ pub(super) async fn commits<T>(
     let Some(bound) = bound else {
         return statement.await;
     };
-    let longest = bound.with_connection(bound.commit, from);
-    let outcome = bound.end(longest, statement).await;
+    let longest = bound.commit;
+    let outcome = bound.end(longest, from, statement).await;
     outcome.unwrap_or_else(|| Err(no_answer(longest)))
 }
 
@@ -118,7 +137,7 @@ pub async fn answered_by<T, E: From<DbErr>>(
 ) -> Result<T, E> {
     let patience = answer_by.map(|end| end.saturating_duration_since(Instant::now()));
     match patience {
-        Some(patience) if patience >= PATIENT => tokio::time::timeout(patience, work)
+        Some(patience) if patience >= PATIENT => timeout(patience, work)
             .await
             .unwrap_or_else(|_| Err(no_answer(patience).into())),
         _ => work.await,

@@ -14,7 +14,7 @@ use sea_orm::{
 
 use super::{
     DatabaseConfig, Reader,
-    bounded::{Bound, Source, within},
+    bounded::{Bound, Source, connected, within},
     code_of,
     outage::breaks_connections,
     session::{self, Seen, Setup, millis},
@@ -110,10 +110,11 @@ pub(super) async fn open(
                     let setup = setup.clone();
                     Box::pin(async move {
                         let session = setup.apply(connection).await?;
-                        session
-                            .takes_writes
-                            .then_some(())
-                            .ok_or_else(takes_no_writes)
+                        if !session.takes_writes {
+                            return Err(takes_no_writes());
+                        }
+                        connected();
+                        Ok(())
                     })
                 })
                 .before_acquire(move |connection, meta| {
@@ -122,7 +123,12 @@ pub(super) async fn open(
                         if meta.age > LIFETIME || trust.is_lost(meta.age) {
                             return Ok(false);
                         }
-                        Ok(meta.idle_for <= FRESH || is_of_use(connection, meta.age, &trust).await)
+                        let is_of_use =
+                            meta.idle_for <= FRESH || is_of_use(connection, meta.age, &trust).await;
+                        if is_of_use {
+                            connected();
+                        }
+                        Ok(is_of_use)
                     })
                 })
                 .after_release(move |connection, meta| {
