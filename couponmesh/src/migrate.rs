@@ -12,7 +12,7 @@ use crate::node::ServiceName;
 /// See [`MigrateError`].
 pub async fn migrate(service: ServiceName, database: &Database) -> Result<(), MigrateError> {
     match service {
-        ServiceName::Member => bring_up::<couponmesh_member::migrations::Migrator>(database).await,
+        ServiceName::Member => couponmesh_member::migrations::bring_up(database).await,
         ServiceName::Coupon => bring_up::<couponmesh_coupon::migrations::Migrator>(database).await,
         ServiceName::Notification => {
             bring_up::<couponmesh_notification::migrations::Migrator>(database).await

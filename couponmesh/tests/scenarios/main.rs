@@ -21,5 +21,6 @@ mod my_page;
 mod notifications;
 mod paging;
 mod privacy;
+mod upgrades;
 mod waiting;
 mod watching;

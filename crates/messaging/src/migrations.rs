@@ -5,7 +5,7 @@ mod bring_up;
 mod record;
 mod redrive;
 
-pub use bring_up::{MigrateError, bring_up, missing};
+pub use bring_up::{MigrateError, bring_up, bring_up_prepared, missing};
 
 use sea_orm_migration::prelude::*;
 

@@ -22,7 +22,10 @@ use self::bounded::{Bound, Source};
 pub use self::{
     bounded::{Reader, Transaction, answered_by},
     config::DatabaseConfig,
-    outage::{code_of, is_contention, is_stale_plan, is_transient, is_unique_violation, status_of},
+    outage::{
+        code_of, is_contention, is_stale_plan, is_transient, is_unique_violation, status_of,
+        waited_in_vain,
+    },
     postgres::OpenError,
     session::takes_writes,
     trust::Losses,
@@ -146,6 +149,21 @@ impl Database {
         Ok(())
     }
 
+    /// Executes a statement that PostgreSQL takes outside of transactions only, e.g. to make an index while others
+    /// write, however long that takes.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn execute_alone<S: StatementBuilder>(&self, statement: &S) -> Result<(), DbErr> {
+        match self.postgres() {
+            Some(pool) => {
+                let statement = self.write.get_database_backend().build(statement);
+                postgres::execute_alone(pool, statement.sql).await
+            }
+            None => self.execute(statement).await,
+        }
+    }
+
     fn may_write(&self) -> Result<(), DbErr> {
         match &self.bound {
             Some(bound) => bound.trust.may_write(),
@@ -181,6 +199,12 @@ impl Database {
             }
             tracing::warn!("waiting for another process to migrate the database");
         }
+    }
+
+    /// How long others may keep this process from starting.
+    #[must_use]
+    pub fn start_timeout(&self) -> Duration {
+        self.start_timeout
     }
 
     /// The connections to PostgreSQL, for what no other database has; none on SQLite.

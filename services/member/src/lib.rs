@@ -38,10 +38,7 @@ pub use config::{MemberConfig, WithdrawalConfig};
 
 use std::sync::Arc;
 
-use couponmesh_messaging::{
-    Bus, MessagingConfig, Store,
-    migrations::{MigrateError, bring_up},
-};
+use couponmesh_messaging::{Bus, MessagingConfig, Store, migrations::MigrateError};
 use couponmesh_proto::member::v1::member_service_server::MemberServiceServer;
 use couponmesh_runtime::running::Running;
 
@@ -67,7 +64,7 @@ impl Member {
         config: &MemberConfig,
         messaging: &MessagingConfig,
     ) -> Result<Self, MigrateError> {
-        bring_up::<migrations::Migrator>(store.database()).await?;
+        migrations::bring_up(store.database()).await?;
         let running = Running::new();
         let finisher = worker::start(&store, coupon, &config.withdrawal, &running);
         couponmesh_messaging::start(&store, bus, consumer::MemberHandler, messaging, &running);

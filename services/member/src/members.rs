@@ -264,7 +264,7 @@ pub(crate) async fn save_changed(
     let erased = ", email = NULL, display_name = '', withdraw_time = news.column9";
     let ids = left.iter().map(|(_, member)| member.member_id).collect();
     save(tx, left, erased).await?;
-    requests::erase(tx, ids).await
+    requests::erase(&**tx, ids).await
 }
 
 /// Stores members, each with the version that it had before, and what else is `set`.

@@ -1,10 +1,10 @@
 //! The tables of this service.
 
 mod addresses;
+mod request_index;
 
-use sea_orm::{
-    ColumnTrait as _, EntityTrait as _, QueryFilter as _, QuerySelect as _, QueryTrait as _,
-};
+use couponmesh_messaging::migrations::{MigrateError, bring_up_prepared};
+use couponmesh_runtime::database::Database;
 use sea_orm_migration::prelude::*;
 
 use crate::{gate, members, requests, withdrawals};
@@ -18,9 +18,17 @@ impl MigratorTrait for Migrator {
         let mut migrations = couponmesh_messaging::migrations::migrations();
         migrations.push(Box::new(CreateMember));
         migrations.push(Box::new(addresses::NormaliseAddresses));
-        migrations.push(Box::new(IndexRequests));
+        migrations.push(Box::new(request_index::IndexRequests));
         migrations
     }
+}
+
+/// Brings `database` up to date while others use it.
+///
+/// # Errors
+/// See [`MigrateError`].
+pub async fn bring_up(database: &Database) -> Result<(), MigrateError> {
+    bring_up_prepared::<Migrator>(database, request_index::prepare(database)).await
 }
 
 struct CreateMember;
@@ -63,39 +71,5 @@ impl MigrationTrait for CreateMember {
             .col(members::Column::MemberId)
             .to_owned();
         manager.create_index(by_state).await
-    }
-}
-
-/// Finds requests by what they made: to forget the oldest, and what tells of a member who is erased. There is no
-/// column for their time: one more would break the prepared statements of the release before this one, which
-/// returns `requests.*`.
-struct IndexRequests;
-
-impl MigrationName for IndexRequests {
-    fn name(&self) -> &'static str {
-        "m0006_index_requests"
-    }
-}
-
-#[async_trait::async_trait]
-impl MigrationTrait for IndexRequests {
-    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        let by_resource = Index::create()
-            .name("requests_resource")
-            .table(requests::Entity)
-            .col(requests::Column::ResourceId)
-            .to_owned();
-        manager.create_index(by_resource).await?;
-        // Those who left before this was done when they left.
-        let withdrawn = members::Entity::find()
-            .select_only()
-            .column(members::Column::MemberId)
-            .filter(members::Column::State.eq(members::State::Withdrawn));
-        requests::Entity::update_many()
-            .col_expr(requests::Column::Digest, Expr::value(Vec::<u8>::new()))
-            .filter(requests::Column::ResourceId.in_subquery(withdrawn.into_query()))
-            .exec(manager.get_connection())
-            .await?;
-        Ok(())
     }
 }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use couponmesh_messaging::{Transaction, rows};
+use couponmesh_messaging::rows;
 use couponmesh_runtime::{
     Timestamp,
     id::{MemberId, RequestId, boundary},
@@ -104,13 +104,13 @@ pub(crate) fn row(
 
 /// Takes away what tells of the content of the calls that registered `members`, who are erased: whoever guesses an
 /// address could have the guess confirmed by it.
-pub(crate) async fn erase(tx: &Transaction, members: Vec<MemberId>) -> Result<(), DbErr> {
+pub(crate) async fn erase(db: &impl ConnectionTrait, members: Vec<MemberId>) -> Result<(), DbErr> {
     let members = members.into_iter().map(|id| id.0).collect();
     // The RPC is not asked for: PostgreSQL may look through everything of it.
     Entity::update_many()
         .col_expr(Column::Digest, Expr::value(Vec::<u8>::new()))
         .filter(Column::ResourceId.is_in(rows::pad(members)))
-        .exec(&**tx)
+        .exec(db)
         .await?;
     Ok(())
 }

@@ -1,6 +1,9 @@
 //! Bringing a database up to date, by one replica at a time.
 
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use couponmesh_runtime::database::{self, Database};
 use sea_orm::{
@@ -22,6 +25,11 @@ pub enum MigrateError {
         "another process was migrating it for all of database.start_timeout; let it finish, or end it"
     )]
     Busy,
+    /// A transaction goes on for too long with a table that is to be changed.
+    #[error(
+        "another session held a table that it changes for all of database.start_timeout; end it (pg_stat_activity): {0}"
+    )]
+    Held(DbErr),
     /// Migrations are missing, and we may not carry them out.
     #[error(
         "it is not up to date, and this role may not change its tables: run couponmesh migrate as the role that owns \
@@ -43,23 +51,63 @@ pub enum MigrateError {
     Diverged(String),
 }
 
+/// The pause after a table was held, in which those go on who waited behind the migration.
+const TRY_AGAIN: Duration = Duration::from_secs(3);
+
 /// Brings the database up to date with `M`'s migrations, all or none of them. Replicas that start at once
 /// take turns, and a database that a newer release has brought further is left as it is.
 ///
 /// # Errors
 /// See [`MigrateError`].
 pub async fn bring_up<M: MigratorTrait>(database: &Database) -> Result<(), MigrateError> {
+    bring_up_prepared::<M>(database, async { Ok(()) }).await
+}
+
+/// The same. When migrations are missing, `prepare` first does what would hold others up in their transaction, and
+/// what PostgreSQL does outside of transactions only. It has to bear being interrupted and begun anew.
+///
+/// # Errors
+/// See [`MigrateError`].
+pub async fn bring_up_prepared<M: MigratorTrait>(
+    database: &Database,
+    prepare: impl Future<Output = Result<(), DbErr>>,
+) -> Result<(), MigrateError> {
     // Looking takes no right to make tables, and beginning to migrate does, also when there is nothing to do.
     if let Some(applied) = applied_by_others::<M>(database).await?
         && is_up_to_date::<M>(&applied, database.read()).await?
     {
         return Ok(());
     }
+    let mut prepare = Some(prepare);
+    let end = Instant::now() + database.start_timeout();
+    loop {
+        match migrate::<M>(database, &mut prepare).await {
+            Err(MigrateError::Storage(error)) if database::waited_in_vain(&error) => {
+                if Instant::now() >= end {
+                    return Err(MigrateError::Held(error));
+                }
+                tracing::warn!("waiting for a session that holds a table which is to be changed");
+                tokio::time::sleep(TRY_AGAIN).await;
+            }
+            ended => return ended,
+        }
+    }
+}
+
+/// Does all of `M`'s migrations that are missing, or none of them.
+async fn migrate<M: MigratorTrait>(
+    database: &Database,
+    prepare: &mut Option<impl Future<Output = Result<(), DbErr>>>,
+) -> Result<(), MigrateError> {
     let begun = database.begin_migration().await?;
     let tx = begun.ok_or(MigrateError::Busy)?;
     let applied = M::get_migration_models(&tx).await.map_err(refused)?;
     let applied = applied.into_iter().map(|migration| migration.version);
     if !is_up_to_date::<M>(&applied.collect(), &tx).await? {
+        // Under the lock that the transaction holds.
+        if let Some(prepare) = prepare.take() {
+            prepare.await.map_err(refused)?;
+        }
         M::up(&tx, None).await.map_err(refused)?;
     }
     Ok(tx.commit().await?)

@@ -88,6 +88,12 @@ pub fn is_contention(error: &DbErr) -> bool {
         || code_of(error).is_some_and(|code| CONTENTION.contains(&code.as_ref()))
 }
 
+/// Whether a lock was not to be had in time.
+#[must_use]
+pub fn waited_in_vain(error: &DbErr) -> bool {
+    code_of(error).as_deref() == Some("55P03")
+}
+
 /// The code under which the database itself refused a statement; none when something else went wrong.
 #[must_use]
 pub fn code_of(error: &DbErr) -> Option<Cow<'_, str>> {

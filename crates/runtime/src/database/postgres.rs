@@ -9,14 +9,16 @@ use futures::TryFutureExt as _;
 use sea_orm::{
     ConnectOptions, ConnectionTrait as _, Database as SeaOrm, DatabaseConnection,
     DatabaseTransaction, DbBackend, DbErr, RuntimeErr, Statement,
-    sqlx::{Connection as _, Error, PgConnection, PgPool, postgres::PgConnectOptions},
+    sqlx::{
+        self, AssertSqlSafe, Connection as _, Error, PgConnection, PgPool,
+        postgres::PgConnectOptions,
+    },
 };
 
 use super::{
     DatabaseConfig, Reader,
     bounded::{Bound, Source, connected, within},
-    code_of,
-    outage::breaks_connections,
+    outage::{breaks_connections, waited_in_vain},
     session::{self, Seen, Setup, millis},
     trust::Trust,
 };
@@ -330,14 +332,38 @@ async fn look_on(
     Ok(seen)
 }
 
-/// Takes the right to migrate for as long as `tx` lasts, and lets a migration take its time. False, and `tx` is of
+/// Executes `sql` on a connection of its own, without an end to its time.
+pub(super) async fn execute_alone(pool: &PgPool, sql: String) -> Result<(), DbErr> {
+    let options = pool.connect_options();
+    let connected = PgConnection::connect_with(&options).await;
+    let mut connection = connected.map_err(connection_error)?;
+    let execute = async {
+        // Whatever the role or the database says.
+        for sql in [
+            "SET statement_timeout = 0".to_owned(),
+            "SET lock_timeout = 0".to_owned(),
+            sql,
+        ] {
+            sqlx::raw_sql(AssertSqlSafe(sql))
+                .execute(&mut connection)
+                .await?;
+        }
+        Ok(())
+    };
+    let executed = execute.await;
+    executed.map_err(|error: Error| DbErr::Exec(RuntimeErr::SqlxError(error.into())))?;
+    connection.close().await.map_err(connection_error)
+}
+
+/// How long a migration waits for a table: whoever comes after it waits behind it.
+const TABLE_LOCK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Takes the right to migrate for as long as `tx` lasts, and lets a migration take its time, but for locks. False, and `tx` is of
 /// no use any more, when another process had it for all of `patience`.
 pub(super) async fn lock_for_migration(
     tx: &DatabaseTransaction,
     patience: Duration,
 ) -> Result<bool, DbErr> {
-    /// PostgreSQL's code of a lock that was waited for in vain.
-    const LOCK_NOT_AVAILABLE: &str = "55P03";
     tx.execute_unprepared("SET LOCAL statement_timeout = 0")
         .await?;
     tx.execute_unprepared("SET LOCAL idle_in_transaction_session_timeout = 0")
@@ -349,10 +375,12 @@ pub(super) async fn lock_for_migration(
     // Released with the transaction, however it ends. The number is this project's own and arbitrary.
     let lock = "SELECT pg_advisory_xact_lock(7305804402)";
     match tx.execute_unprepared(lock).await {
-        Err(error) if code_of(&error).as_deref() == Some(LOCK_NOT_AVAILABLE) => return Ok(false),
+        Err(error) if waited_in_vain(&error) => return Ok(false),
         locked => locked?,
     };
-    tx.execute_unprepared("SET LOCAL lock_timeout = 0").await?;
+    let patience = millis(TABLE_LOCK_TIMEOUT);
+    tx.execute_unprepared(&format!("SET LOCAL lock_timeout = {patience}"))
+        .await?;
     Ok(true)
 }
 
