@@ -165,9 +165,6 @@ pub(crate) struct RepublishArgs {
     /// Events from this time on, e.g. 2026-11-23T13:00:00Z, or 2h for two hours ago.
     #[arg(long, value_name = "TIME")]
     pub(super) since: Moment,
-    /// Events before this time, likewise; without it, all until now.
-    #[arg(long, value_name = "TIME")]
-    pub(super) until: Option<Moment>,
     /// Says what would be done, and does nothing.
     #[arg(long)]
     pub(super) dry_run: bool,

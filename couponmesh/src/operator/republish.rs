@@ -1,67 +1,51 @@
 //! `outbox republish`: has the relay publish events once more, for a bus that lost them.
 
-use couponmesh_messaging::{
-    Store,
-    outbox::{self, Span},
-};
+use couponmesh_messaging::{Store, checkpoint, outbox};
+use couponmesh_runtime::Timestamp;
 
 use super::args::RepublishArgs;
-use crate::{load::progress::Progress, output, run::BoxError};
-
-/// Rows in one transaction: short enough that the service hardly notices.
-const CHUNK: u64 = 500;
+use crate::{output, run::BoxError};
 
 pub(super) async fn republish(store: &Store, args: &RepublishArgs) -> Result<(), BoxError> {
-    let (service, now) = (store.service(), store.now());
-    let span = Span {
-        since: args.since.at(now),
-        until: args.until.map_or(now, |moment| moment.at(now)),
-    };
-    if span.since >= span.until {
-        let (since, until) = (span.since, span.until);
-        return Err(format!("--since {since} is not before --until {until}").into());
-    }
-    warn_of_gaps(store, span).await?;
-    let total = outbox::count_published(store.read(), span).await?;
-    if total == 0 || args.dry_run {
-        output::print(&match total {
+    let (service, db) = (store.service(), store.read());
+    let since = args.since.at(store.now());
+    warn_of_gaps(store, since).await?;
+    let checkpoint = checkpoint::load(db).await?;
+    let from = outbox::position_before(db, since).await?;
+    let from = from.unwrap_or(i64::MAX).min(checkpoint.position);
+    let count = outbox::count_after(db, from).await?;
+    let waiting = outbox::count_after(db, checkpoint.position).await?;
+    let again = count.saturating_sub(waiting);
+    if again == 0 || args.dry_run {
+        output::print(&match again {
             0 => format!(
                 "{service} has published no event of that time that it still has; what waits to be published is published anyway\n"
             ),
             _ => format!(
                 "{} of {service} would be published again; nothing was done\n",
-                events(total)
+                events(again)
             ),
         });
         return Ok(());
     }
-    let mut progress = Progress::new("events", usize::try_from(total)?);
-    let (mut done, mut last) = (0, 0);
-    loop {
-        let tx = store.begin("operator.republish").await?;
-        let Some((count, end)) = outbox::republish(&*tx, span, last, CHUNK).await? else {
-            break;
-        };
-        tx.commit().await?;
-        (done, last) = (done + count, end);
-        progress.reach(done);
-    }
-    drop(progress);
+    let tx = store.begin("operator.republish").await?;
+    checkpoint::rewind(&*tx, from).await?;
+    tx.commit().await?;
     output::print(&format!(
         "{} to be published again by {service} at once, or as soon as it runs\n",
-        events(done as u64)
+        events(again)
     ));
     Ok(())
 }
 
 /// What retention has deleted cannot be published again: say so, or the operator believes that all is well.
-async fn warn_of_gaps(store: &Store, span: Span) -> Result<(), BoxError> {
+async fn warn_of_gaps(store: &Store, since: Timestamp) -> Result<(), BoxError> {
     let service = store.service();
     let Some((seq, oldest)) = outbox::oldest(store.read()).await? else {
         return Ok(());
     };
     // The very first row is the oldest because nothing was before it.
-    if seq > 1 && oldest > span.since {
+    if seq > 1 && oldest > since {
         output::complain(&format!(
             "couponmesh: warning: the oldest event that {service} still has is of {oldest}; older ones were \
              deleted after messaging.retention and are not published again"

@@ -26,7 +26,7 @@ pub(crate) async fn amiss(
             ("parked", "SELECT count(*) FROM dead_letters"),
             (
                 "waiting",
-                "SELECT count(*) FROM outbox WHERE publish_time IS NULL",
+                "SELECT count(*) FROM outbox WHERE seq > (SELECT position FROM checkpoints)",
             ),
         ] {
             let count = number(service, sql).await;

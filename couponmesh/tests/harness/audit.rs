@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use couponmesh_coupon::coupons;
 use couponmesh_member::members;
-use couponmesh_messaging::{dead_letter, outbox};
+use couponmesh_messaging::{checkpoint, dead_letter, outbox};
 use couponmesh_runtime::id::MemberId;
 use sea_orm::{ColumnTrait as _, EntityTrait as _, PaginatorTrait as _, QueryFilter as _};
 use tokio::task::JoinHandle;
@@ -40,11 +40,8 @@ impl Mesh {
         self.safe().await?;
         for service in ["member", "coupon", "notification", "mypage"] {
             let file = self.file(service).await;
-            let waiting = outbox::Entity::find()
-                .filter(outbox::Column::PublishTime.is_null())
-                .count(file.db())
-                .await
-                .unwrap();
+            let published = checkpoint::load(file.db()).await.unwrap().position;
+            let waiting = outbox::count_after(file.db(), published).await.unwrap();
             hold!(
                 waiting == 0,
                 "{waiting} events wait in the outbox of {service}"

@@ -62,8 +62,8 @@ struct Around {
 
 #[async_trait]
 impl Bus for Around {
-    async fn publish(&self, events: Vec<Event>) -> Result<(), BusError> {
-        self.inner.publish(events).await
+    async fn publish(&self, events: Vec<Event>, rewinds: i64) -> Result<(), BusError> {
+        self.inner.publish(events, rewinds).await
     }
 
     async fn subscribe(

@@ -214,7 +214,7 @@ impl Mesh {
         let own = self.own_stack(ServiceName::Member);
         let stack = self.stack(own.as_ref());
         stack.bus_reached().await.unwrap();
-        stack.bus().publish(events).await.unwrap();
+        stack.bus().publish(events, 0).await.unwrap();
         if let Some(own) = own {
             own.close().await;
         }

@@ -87,7 +87,6 @@ impl Desk {
             traceparent: Set(None),
             payload: Set(b"\xff Ann".to_vec()),
             create_time: Set(Clock::system().now()),
-            publish_time: Set(None),
         };
         let tx = member.begin().await.unwrap();
         let insert = outbox::Entity::insert(row);

@@ -72,19 +72,6 @@ async fn an_unknown_service_id_time_or_nothing_at_all_is_refused() {
     desk.ask(&resend).await.assert_refused(&["--failed"]);
     let unknown = desk.ask(&["notifications", "resend", id]).await;
     unknown.assert_refused(&["no notification", id]);
-    let backwards = [
-        "outbox",
-        "republish",
-        "--service",
-        "coupon",
-        "--since",
-        "1h",
-        "--until",
-        "2h",
-    ];
-    desk.ask(&backwards)
-        .await
-        .assert_refused(&["--since", "--until"]);
     process.kill();
 }
 

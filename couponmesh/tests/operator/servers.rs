@@ -139,7 +139,6 @@ async fn dead_letters_and_events_on_a_server_are_operated_on_by_its_url() {
             correlation_id: Set("a-test".to_owned()),
             payload: Set(Vec::new()),
             create_time: Set(now),
-            publish_time: Set(Some(now)),
             ..Default::default()
         };
         let insert = outbox::Entity::insert(event);

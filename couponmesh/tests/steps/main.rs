@@ -130,7 +130,7 @@ async fn a_fault_at_any_step_of_coming_and_leaving_changes_nothing_in_the_end() 
         "consumer",
         "consumer.count",
         "lease",
-        "relay.mark",
+        "relay.checkpoint",
     ];
     survives_a_fault_at_every_step(comes_and_leaves, &scopes).await;
 }

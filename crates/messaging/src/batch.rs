@@ -127,7 +127,7 @@ impl Batch {
         let all_or_nothing = Query::select().expr(all).to_owned().with(parts);
         match self.store.execute(self.scope, &all_or_nothing).await {
             Err(error) if is_division_by_zero(&error) => return Ok(false),
-            executed => executed?,
+            executed => executed.map(drop)?,
         }
         if publishes {
             self.store.wake_relay();

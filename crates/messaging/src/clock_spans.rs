@@ -67,7 +67,8 @@ pub(crate) async fn note(store: &Store) -> Result<(), DbErr> {
             .filter(Column::Seq.eq(span.seq))
             // Otherwise another replica has just noted it.
             .filter(Column::EndTime.eq(span.end_time));
-        return store.execute(SCOPE, &longer.into_query()).await;
+        store.execute(SCOPE, &longer.into_query()).await?;
+        return Ok(());
     }
     let seq = newest.as_ref().map_or(1, |span| span.seq + 1);
     let span = Entity::insert(ActiveModel {

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Bus, BusError, MessagingConfig,
+    Bus, BusError, MessagingConfig, checkpoint,
     clock_spans::{self, older_than},
     dead_letter::retention,
     inbox, outbox,
@@ -116,7 +116,7 @@ pub async fn clean(
 ) -> Result<(), DbErr> {
     clock_spans::note(store).await?;
     if let Some(before) = older_than(store, retention.events).await? {
-        let mut after = None;
+        let mut after = 0;
         while !stop() && delete_published(store, before, &mut after).await? {}
         while !stop() && delete_closed(store, before).await? {}
     }
@@ -131,22 +131,27 @@ pub async fn clean(
 }
 
 /// Looks at the next rows in their order, those after `after`, which is that of time: rows that are too young end
-/// the search, where a search by time would read the whole table to find that there is nothing to do. Old rows that
-/// have to stay are passed by. False at the end.
+/// the search, where a search by time would read the whole table to find that there is nothing to do. False at the
+/// end, which is the relay's checkpoint at the latest.
 async fn delete_published(
     store: &Store,
     before: Timestamp,
-    after: &mut Option<i64>,
+    after: &mut i64,
 ) -> Result<bool, DbErr> {
+    let published = checkpoint::load(store.read()).await?.position;
     let next = outbox::oldest_after(store.read(), *after, CHUNK).await?;
-    let Some(last) = next.last() else {
+    let next: Vec<_> = next
+        .into_iter()
+        .filter(|(seq, _)| *seq <= published)
+        .collect();
+    let Some(&(last, time)) = next.last() else {
         return Ok(false);
     };
-    *after = Some(last.seq);
+    *after = last;
     // A time to come was a wrong clock's, and says nothing of the rows behind it.
-    let to_come = last.create_time > store.now().plus(INTERVAL);
-    let more = last.create_time < before || to_come;
-    let seqs = older(next.iter().map(|row| (row.seq, row.publish_time)), before);
+    let more = time < before || time > store.now().plus(INTERVAL);
+    let old = next.into_iter().filter(|(_, time)| *time < before);
+    let seqs: Vec<i64> = old.map(|(seq, _)| seq).collect();
     if seqs.is_empty() {
         return Ok(more);
     }

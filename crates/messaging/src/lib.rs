@@ -2,12 +2,14 @@
 
 pub mod batch;
 pub mod bus;
+pub mod checkpoint;
 pub mod clock_spans;
 pub mod consumer;
 pub mod dead_letter;
 mod erasure;
 pub mod event;
 pub mod frontier;
+mod gaps;
 pub mod inbox;
 pub mod janitor;
 pub mod lease;

@@ -9,7 +9,7 @@ pub use bring_up::{MigrateError, bring_up, bring_up_prepared, missing};
 
 use sea_orm_migration::prelude::*;
 
-use crate::{clock_spans, dead_letter, inbox, lease, outbox};
+use crate::{checkpoint, clock_spans, dead_letter, inbox, lease, outbox};
 
 /// The migrations of this crate, in order.
 #[must_use]
@@ -19,6 +19,7 @@ pub fn migrations() -> Vec<Box<dyn MigrationTrait>> {
         Box::new(record::CreateRecord),
         Box::new(redrive::CountRedrives),
         Box::new(clock_spans::CreateClockSpans),
+        Box::new(checkpoint::CreateCheckpoint),
     ]
 }
 
@@ -46,14 +47,6 @@ impl MigrationTrait for CreateMessaging {
         manager
             .create_table(schema.create_table_from_entity(lease::Entity))
             .await?;
-        // Partial: it holds only what waits, however long published rows are kept.
-        let unpublished = Index::create()
-            .name("outbox_unpublished")
-            .table(outbox::Entity)
-            .col(outbox::Column::Seq)
-            .and_where(Expr::col(outbox::Column::PublishTime).is_null())
-            .to_owned();
-        manager.create_index(unpublished).await?;
         let by_member = Index::create()
             .name("outbox_member")
             .table(outbox::Entity)

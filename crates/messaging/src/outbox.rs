@@ -1,4 +1,7 @@
-//! The outbox: events that are committed with the state they tell of, until the relay has published them.
+//! The outbox: events that are committed with the state they tell of. It is only ever appended to, and cut off
+//! by age below the relay's [checkpoint](crate::checkpoint).
+
+use std::{ops::RangeInclusive, sync::Arc};
 
 use couponmesh_runtime::{
     Context, Timestamp,
@@ -6,13 +9,13 @@ use couponmesh_runtime::{
 };
 use sea_orm::{
     ActiveValue::{NotSet, Set},
-    Condition, ConnectionTrait, DbBackend, DbErr, FromQueryResult, PaginatorTrait as _, QueryOrder,
-    QuerySelect, QueryTrait as _,
+    ConnectionTrait, DbBackend, DbErr, IdenStatic as _, Iterable as _, PaginatorTrait as _,
+    QueryOrder, QuerySelect, Statement,
     entity::prelude::*,
-    sea_query::{InsertStatement, UpdateStatement},
+    sea_query::InsertStatement,
 };
 
-use crate::{event::Event, rows};
+use crate::{event::Event, gaps::Writers, rows};
 
 /// One event.
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
@@ -37,8 +40,6 @@ pub struct Model {
     pub payload: Vec<u8>,
     /// When it was stored.
     pub create_time: Timestamp,
-    /// When the bus had it on disk; none until then.
-    pub publish_time: Option<Timestamp>,
 }
 
 /// No relations: events stand alone.
@@ -59,7 +60,6 @@ impl From<Event> for ActiveModel {
             traceparent: Set(event.context.traceparent),
             payload: Set(event.payload),
             create_time: Set(event.time),
-            publish_time: Set(None),
         }
     }
 }
@@ -100,57 +100,79 @@ pub(crate) fn statements(events: Vec<Event>) -> Vec<InsertStatement> {
     rows::statements::<Entity, _>(DbBackend::Postgres, rows)
 }
 
-/// The oldest rows after that at `after` that the bus does not have yet.
-pub(crate) async fn unpublished(
+/// The first rows after position `after`.
+pub(crate) async fn after(
     db: &impl ConnectionTrait,
-    after: Option<i64>,
+    after: i64,
     limit: usize,
 ) -> Result<Vec<Model>, DbErr> {
     Entity::find()
-        .filter(Column::PublishTime.is_null())
-        .filter(Condition::all().add_option(after.map(|seq| Column::Seq.gt(seq))))
+        .filter(Column::Seq.gt(after))
         .order_by_asc(Column::Seq)
         .limit(limit as u64)
         .all(db)
         .await
 }
 
-/// Marks exactly the rows `seqs`: a range could take in a row that committed meanwhile and was never published.
-///
-/// For a transaction of its own. PostgreSQL need not sync it: a server that dies right afterwards may forget it,
-/// and then the events are published again, as after a relay that died.
-pub(crate) fn mark_published(
-    backend: DbBackend,
-    seqs: Vec<i64>,
-    now: Timestamp,
-) -> UpdateStatement {
-    let mut mark = Entity::update_many()
-        .col_expr(Column::PublishTime, Expr::value(now))
-        .filter(Column::Seq.is_in(rows::pad(seqs)));
-    if backend == DbBackend::Postgres {
-        // Once, before any row, and until the end of the transaction.
-        let unsynced = "(SELECT set_config('synchronous_commit', 'off', true)) IS NOT NULL";
-        mark = mark.filter(Expr::cust(unsynced));
-    }
-    mark.into_query()
+/// The first rows at positions in `ranges`, on PostgreSQL.
+pub(crate) async fn within(
+    db: &impl ConnectionTrait,
+    ranges: &[RangeInclusive<i64>],
+    limit: usize,
+) -> Result<Vec<Model>, DbErr> {
+    let bounds = ranges
+        .iter()
+        .map(|range| [(*range.start()).into(), (*range.end()).into()])
+        .collect();
+    let types = [ColumnType::BigInteger, ColumnType::BigInteger];
+    let (table, mut values) = rows::table(DbBackend::Postgres, &types, bounds);
+    values.push(i64::try_from(limit).unwrap_or(i64::MAX).into());
+    let columns: Vec<&str> = Column::iter().map(|column| column.as_str()).collect();
+    let columns = columns.join(", ");
+    // Each range by the index, however many rows lie between them.
+    let sql = format!(
+        "SELECT {columns} FROM ({table}) AS ranges \
+         CROSS JOIN LATERAL (SELECT * FROM outbox WHERE seq BETWEEN column1 AND column2) AS rows \
+         ORDER BY seq LIMIT $3"
+    );
+    Entity::find()
+        .from_raw_sql(Statement::from_sql_and_values(
+            DbBackend::Postgres,
+            sql,
+            values,
+        ))
+        .all(db)
+        .await
 }
 
-/// What the outbox holds of a span of time.
-#[derive(Clone, Copy, Debug)]
-pub struct Span {
-    /// From this moment on.
-    pub since: Timestamp,
-    /// Up to this moment.
-    pub until: Timestamp,
+/// The transactions that have written to the outbox and not ended, on PostgreSQL. Whoever takes a position holds this
+/// lock before, and until others see the row or it is clear that they never will.
+pub(crate) async fn writers(db: &impl ConnectionTrait) -> Result<Writers, DbErr> {
+    let sql = "SELECT virtualtransaction FROM pg_locks \
+               WHERE locktype = 'relation' AND relation = 'outbox'::regclass \
+               AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+               AND mode = 'RowExclusiveLock' AND granted";
+    let rows = db
+        .query_all_raw(Statement::from_string(DbBackend::Postgres, sql))
+        .await?;
+    let writers: Result<_, _> = rows.iter().map(|row| row.try_get_by_index(0)).collect();
+    Ok(Arc::new(writers?))
 }
 
-impl Span {
-    fn published(self) -> Select<Entity> {
-        Entity::find()
-            .filter(Column::CreateTime.gte(self.since))
-            .filter(Column::CreateTime.lt(self.until))
-            .filter(Column::PublishTime.is_not_null())
-    }
+/// The highest position that was ever handed out.
+pub(crate) async fn end(db: &impl ConnectionTrait) -> Result<i64, DbErr> {
+    let backend = db.get_database_backend();
+    let sql = match backend {
+        DbBackend::Postgres => {
+            "SELECT pg_sequence_last_value(pg_get_serial_sequence('outbox', 'seq'))"
+        }
+        _ => "SELECT max(seq) FROM sqlite_sequence WHERE name = 'outbox'",
+    };
+    let row = db
+        .query_one_raw(Statement::from_string(backend, sql))
+        .await?;
+    let end: Option<Option<i64>> = row.map(|row| row.try_get_by_index(0)).transpose()?;
+    Ok(end.flatten().unwrap_or(0))
 }
 
 /// The oldest row: its position and when it was stored.
@@ -158,77 +180,49 @@ impl Span {
 /// # Errors
 /// The database's.
 pub async fn oldest(db: &impl ConnectionTrait) -> Result<Option<(i64, Timestamp)>, DbErr> {
+    Ok(oldest_after(db, 0, 1).await?.pop())
+}
+
+/// The positions of the oldest rows after `after`, and when each was stored.
+pub(crate) async fn oldest_after(
+    db: &impl ConnectionTrait,
+    after: i64,
+    limit: u64,
+) -> Result<Vec<(i64, Timestamp)>, DbErr> {
     Entity::find()
         .select_only()
         .columns([Column::Seq, Column::CreateTime])
-        .order_by_asc(Column::Seq)
-        .into_tuple()
-        .one(db)
-        .await
-}
-
-/// What a row tells of its age.
-#[derive(Debug, FromQueryResult)]
-pub(crate) struct Aged {
-    pub(crate) seq: i64,
-    pub(crate) create_time: Timestamp,
-    pub(crate) publish_time: Option<Timestamp>,
-}
-
-/// The oldest rows after that at `after`.
-pub(crate) async fn oldest_after(
-    db: &impl ConnectionTrait,
-    after: Option<i64>,
-    limit: u64,
-) -> Result<Vec<Aged>, DbErr> {
-    Entity::find()
-        .select_only()
-        .columns([Column::Seq, Column::CreateTime, Column::PublishTime])
-        .filter(Condition::all().add_option(after.map(|seq| Column::Seq.gt(seq))))
-        .order_by_asc(Column::Seq)
-        .limit(limit)
-        .into_model()
-        .all(db)
-        .await
-}
-
-/// How many published rows a span holds.
-///
-/// # Errors
-/// The database's.
-pub async fn count_published(db: &impl ConnectionTrait, span: Span) -> Result<u64, DbErr> {
-    span.published().count(db).await
-}
-
-/// Lets the relay publish the next rows of a span again, those after `after`; returns how many they are and
-/// the last of them, none when there are no more.
-///
-/// # Errors
-/// The database's.
-pub async fn republish(
-    db: &impl ConnectionTrait,
-    span: Span,
-    after: i64,
-    limit: u64,
-) -> Result<Option<(usize, i64)>, DbErr> {
-    let seqs: Vec<i64> = span
-        .published()
-        .select_only()
-        .column(Column::Seq)
         .filter(Column::Seq.gt(after))
         .order_by_asc(Column::Seq)
         .limit(limit)
         .into_tuple()
         .all(db)
+        .await
+}
+
+/// How many rows follow position `after`.
+///
+/// # Errors
+/// The database's.
+pub async fn count_after(db: &impl ConnectionTrait, after: i64) -> Result<u64, DbErr> {
+    Entity::find().filter(Column::Seq.gt(after)).count(db).await
+}
+
+/// The position before the first row that was stored at `since` or later; none when all are older.
+///
+/// # Errors
+/// The database's.
+pub async fn position_before(
+    db: &impl ConnectionTrait,
+    since: Timestamp,
+) -> Result<Option<i64>, DbErr> {
+    // The lowest, wherever it stands: the clocks of those who stored them may have differed.
+    let first: Option<Option<i64>> = Entity::find()
+        .select_only()
+        .column_as(Column::Seq.min(), "first")
+        .filter(Column::CreateTime.gte(since))
+        .into_tuple()
+        .one(db)
         .await?;
-    let Some(&last) = seqs.last() else {
-        return Ok(None);
-    };
-    let count = seqs.len();
-    Entity::update_many()
-        .col_expr(Column::PublishTime, Expr::value(None::<Timestamp>))
-        .filter(Column::Seq.is_in(rows::pad(seqs)))
-        .exec(db)
-        .await?;
-    Ok(Some((count, last)))
+    Ok(first.flatten().map(|first| first - 1))
 }

@@ -1,20 +1,22 @@
 //! The relay: moves events from the outbox to the bus, in order, many at once when many wait.
 //!
-//! It marks rows only after the bus has them on disk. When it dies between the two, they are
-//! published again, and every consumer's inbox knows them.
+//! It keeps in memory which rows are on the bus, and stores the [checkpoint](crate::checkpoint) below
+//! which all of them are. When it dies, what lies above that is published again, and every consumer's
+//! inbox knows it.
+
+mod progress;
 
 use std::{sync::Arc, time::Duration};
 
 use couponmesh_runtime::{backoff::Backoff, running::Running};
-use sea_orm::{ConnectionTrait as _, DbErr};
+use sea_orm::DbErr;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::progress::Progress;
 use crate::{
     bus::{Bus, BusError},
-    frontier::Frontier,
     lease::Lease,
-    outbox,
     pace::Pace,
     signal::Topic,
     store::Store,
@@ -22,9 +24,8 @@ use crate::{
 
 /// How often the outbox is looked at without a wake-up.
 const POLL: Duration = Duration::from_secs(1);
-/// How far before the last row the outbox is looked at: transactions may commit in another order than that in which
-/// they took their rows' positions.
-const MARGIN: i64 = 4_000;
+/// The same while a row is missing between others: its transaction is about to end.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 #[derive(Debug, thiserror::Error)]
 enum RelayError {
@@ -38,7 +39,14 @@ pub(crate) fn start(store: &Store, bus: &Arc<dyn Bus>, batch: usize, running: &R
     let (store, bus, stop) = (store.clone(), bus.clone(), running.stopping());
     let (listening, stop_listening) = (store.clone(), stop.clone());
     running.keep("relay", move || {
-        run(store.clone(), bus.clone(), batch, stop.clone())
+        let relay = Relay {
+            lease: Lease::new(&store, "relay"),
+            store: store.clone(),
+            bus: bus.clone(),
+            batch,
+            progress: None,
+        };
+        relay.run(stop.clone())
     });
     running.keep("relay's ear", move || {
         listen(listening.clone(), stop_listening.clone())
@@ -56,75 +64,91 @@ async fn listen(store: Store, stop: CancellationToken) {
     }
 }
 
-async fn run(store: Store, bus: Arc<dyn Bus>, batch: usize, stop: CancellationToken) {
-    let mut lease = Lease::new(&store, "relay");
-    let mut backoff = Backoff::new(store.random());
-    let mut pace = Pace::of(&store);
-    let mut frontier = Frontier::new(MARGIN, POLL);
-    while !stop.is_cancelled() {
-        pace.keep().await;
-        let begun = Instant::now();
-        let pause = match relay(&store, bus.as_ref(), batch, &mut lease, &mut frontier).await {
-            Ok(pause) => {
-                backoff.reset();
-                let Some(pause) = pause else { continue };
-                pace.rest(begun);
-                pause
-            }
-            Err(error) => {
-                tracing::warn!(
-                    service = store.service(),
-                    error = &error as &dyn std::error::Error,
-                    "relay waits"
-                );
-                let pause = backoff.next_pause();
-                // Wake-ups would turn the pause into a busy loop while the bus is away.
-                tokio::select! {
-                    () = stop.cancelled() => break,
-                    () = tokio::time::sleep(pause) => continue,
-                }
-            }
-        };
-        tokio::select! {
-            () = stop.cancelled() => break,
-            () = store.outbox_wake().wait(pause) => {}
-        }
-    }
-    store.set_relays(false);
-    lease.release().await;
+struct Relay {
+    store: Store,
+    bus: Arc<dyn Bus>,
+    batch: usize,
+    lease: Lease,
+    /// None until the lease is held, and when another has moved the checkpoint.
+    progress: Option<Progress>,
 }
 
-/// Moves one batch; how long to wait for a wake-up then, none when more may wait.
-async fn relay(
-    store: &Store,
-    bus: &dyn Bus,
-    batch: usize,
-    lease: &mut Lease,
-    frontier: &mut Frontier,
-) -> Result<Option<Duration>, RelayError> {
-    let holds = lease.hold().await?;
-    store.set_relays(holds);
-    if !holds {
-        return Ok(Some(POLL));
+impl Relay {
+    async fn run(mut self, stop: CancellationToken) {
+        let store = self.store.clone();
+        let mut backoff = Backoff::new(store.random());
+        let mut pace = Pace::of(&store);
+        while !stop.is_cancelled() {
+            pace.keep().await;
+            let begun = Instant::now();
+            let pause = match self.round().await {
+                Ok(pause) => {
+                    backoff.reset();
+                    let Some(pause) = pause else { continue };
+                    pace.rest(begun);
+                    pause
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        service = store.service(),
+                        error = &error as &dyn std::error::Error,
+                        "relay waits"
+                    );
+                    let pause = backoff.next_pause();
+                    // Wake-ups would turn the pause into a busy loop while the bus is away.
+                    tokio::select! {
+                        () = stop.cancelled() => break,
+                        () = tokio::time::sleep(pause) => continue,
+                    }
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = store.outbox_wake().wait(pause) => {}
+            }
+        }
+        store.set_relays(false);
+        self.end().await;
     }
-    let look = frontier.look();
-    let rows = outbox::unpublished(store.read(), look.after, batch).await;
-    frontier.looked(&look);
-    let rows = rows?;
-    let Some(last) = rows.last().map(|row| row.seq) else {
-        return Ok(Some(frontier.pause()));
-    };
-    let full = rows.len() == batch;
-    let seqs = rows.iter().map(|row| row.seq).collect();
-    bus.publish(
-        rows.into_iter()
-            .map(|row| row.into_event(store.service()))
-            .collect(),
-    )
-    .await?;
-    let backend = store.read().get_database_backend();
-    let mark = outbox::mark_published(backend, seqs, store.now());
-    store.execute("relay.mark", &mark).await?;
-    frontier.dealt_with(last);
-    Ok((!full).then(|| frontier.pause()))
+
+    /// Moves one batch; how long to wait for a wake-up then, none when more may wait.
+    async fn round(&mut self) -> Result<Option<Duration>, RelayError> {
+        let holds = self.lease.hold().await?;
+        self.store.set_relays(holds);
+        if !holds {
+            self.progress = None;
+            return Ok(Some(POLL));
+        }
+        let progress = match &mut self.progress {
+            Some(progress) => progress,
+            none => none.insert(Progress::load(&self.store).await?),
+        };
+        let mut look = progress.look(self.store.read(), self.batch).await?;
+        let events = look.take_events(self.store.service());
+        let found = events.len();
+        if found > 0 {
+            self.bus.publish(events, progress.rewinds()).await?;
+        }
+        progress.published(look);
+        let stored = progress.store_when_due(&self.store).await?;
+        // What an operator wants to be published again is noticed at the next quiet moment, too.
+        if !stored || found == 0 && !progress.is_as_stored(self.store.read()).await? {
+            self.progress = None;
+            return Ok(None);
+        }
+        Ok((found < self.batch).then(|| progress.pause()))
+    }
+
+    /// Leaves to the next one nothing that is published already.
+    async fn end(mut self) {
+        if let Some(progress) = &mut self.progress
+            && let Err(error) = progress.store(&self.store).await
+        {
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "checkpoint not stored; some events are published again"
+            );
+        }
+        self.lease.release().await;
+    }
 }

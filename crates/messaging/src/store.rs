@@ -90,7 +90,8 @@ impl Store {
         })
     }
 
-    /// Executes a statement that is a transaction by itself; `scope` as in [`begin`](Self::begin).
+    /// Executes a statement that is a transaction by itself; `scope` as in [`begin`](Self::begin). Returns how many rows
+    /// it changed.
     ///
     /// # Errors
     /// As [`Transaction::commit`].
@@ -98,11 +99,12 @@ impl Store {
         &self,
         scope: &'static str,
         statement: &S,
-    ) -> Result<(), DbErr> {
+    ) -> Result<u64, DbErr> {
         self.faults().step(scope, "begin")?;
         self.faults().step(scope, "commit")?;
-        self.database().execute(statement).await?;
-        self.faults().step(scope, "committed")
+        let changed = self.database().execute(statement).await?;
+        self.faults().step(scope, "committed")?;
+        Ok(changed)
     }
 
     /// Begins a batch of what is new; `scope` as in [`begin`](Self::begin).

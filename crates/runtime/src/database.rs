@@ -131,22 +131,22 @@ impl Database {
     }
 
     /// Executes a statement that is a transaction by itself, and may take as long as a commit: the server does not
-    /// tell which of them it is at.
+    /// tell which of them it is at. Returns how many rows it changed.
     ///
     /// # Errors
     /// The database's. A connection lost meanwhile leaves open whether it took place.
-    pub async fn execute<S: StatementBuilder>(&self, statement: &S) -> Result<(), DbErr> {
+    pub async fn execute<S: StatementBuilder>(&self, statement: &S) -> Result<u64, DbErr> {
         self.may_write()?;
         let execute = || {
             let execute = self.write.execute(statement);
             bounded::commits(self.bound.as_ref(), Source::Pool, execute)
         };
-        match execute().await {
+        let executed = match execute().await {
             // It did not run, and on another connection it is planned anew.
             Err(error) if is_stale_plan(&error) => execute().await?,
             executed => executed?,
         };
-        Ok(())
+        Ok(executed.rows_affected())
     }
 
     /// Executes a statement that PostgreSQL takes outside of transactions only, e.g. to make an index while others
@@ -160,7 +160,7 @@ impl Database {
                 let statement = self.write.get_database_backend().build(statement);
                 postgres::execute_alone(pool, statement.sql).await
             }
-            None => self.execute(statement).await,
+            None => self.execute(statement).await.map(drop),
         }
     }
 

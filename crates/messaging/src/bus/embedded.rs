@@ -160,7 +160,7 @@ impl EmbeddedBus {
 
 #[async_trait]
 impl Bus for EmbeddedBus {
-    async fn publish(&self, events: Vec<Event>) -> Result<(), BusError> {
+    async fn publish(&self, events: Vec<Event>, _: i64) -> Result<(), BusError> {
         let mut last = self.0.last.lock().await;
         let known = match last.take() {
             Some(known) => known,

@@ -30,11 +30,12 @@ impl From<sea_orm::DbErr> for BusError {
 /// An event bus.
 #[async_trait]
 pub trait Bus: Send + Sync + 'static {
-    /// Publishes `events`; returns when all are on disk.
+    /// Publishes `events`; returns when all are on disk. A bus may drop what was published before with the same
+    /// `rewinds`: the number of times that an operator had events published once more.
     ///
     /// # Errors
     /// When they are not, or when that is not known: publish them again.
-    async fn publish(&self, events: Vec<Event>) -> Result<(), BusError>;
+    async fn publish(&self, events: Vec<Event>, rewinds: i64) -> Result<(), BusError>;
 
     /// Joins `consumer`'s share of the events whose type is one of `types`, from where it left off.
     ///

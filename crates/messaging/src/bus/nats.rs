@@ -275,7 +275,7 @@ impl NatsBus {
     }
 
     /// As one batch, which the server takes as a whole or not at all.
-    async fn publish_batch(&self, events: &[Event]) -> Result<(), BusError> {
+    async fn publish_batch(&self, events: &[Event], rewinds: i64) -> Result<(), BusError> {
         let client = self.context()?.client();
         let before = self.0.acknowledged.load(Ordering::Relaxed);
         let batch = events
@@ -283,7 +283,7 @@ impl NatsBus {
             .map(|event| event.id.to_string())
             .unwrap_or_default();
         for (index, event) in events.iter().enumerate() {
-            let mut headers = envelope::headers(event);
+            let mut headers = envelope::headers(event, rewinds);
             headers.insert("Nats-Batch-Id", batch.as_str());
             headers.insert("Nats-Batch-Sequence", (index + 1).to_string());
             let (subject, payload) = (event.event_type.clone(), Bytes::from(event.payload.clone()));
@@ -307,13 +307,14 @@ impl NatsBus {
         Ok(())
     }
 
-    async fn publish_each(&self, events: &[Event]) -> Result<(), BusError> {
+    async fn publish_each(&self, events: &[Event], rewinds: i64) -> Result<(), BusError> {
         let js = self.context()?;
         let before = self.0.acknowledged.load(Ordering::Relaxed);
         let mut acks = Vec::with_capacity(events.len());
         for event in events {
             let (subject, payload) = (event.event_type.clone(), Bytes::from(event.payload.clone()));
-            let published = js.publish_with_headers(subject, envelope::headers(event), payload);
+            let published =
+                js.publish_with_headers(subject, envelope::headers(event, rewinds), payload);
             acks.push(async { published.await?.await });
         }
         let acks = try_join_all(acks).await?;
@@ -374,20 +375,20 @@ struct Refusal {
 
 #[async_trait]
 impl Bus for NatsBus {
-    async fn publish(&self, events: Vec<Event>) -> Result<(), BusError> {
+    async fn publish(&self, events: Vec<Event>, rewinds: i64) -> Result<(), BusError> {
         let publish = async {
             let stream = self.stream().await?;
             if events.len() >= BATCH_FROM && stream.cached_info().config.allow_atomic_publish {
-                match self.publish_batch(&events).await {
+                match self.publish_batch(&events, rewinds).await {
                     Ok(()) => return Ok(()),
-                    // E.g. one of them is known already, after a relay that died before it marked them.
+                    // E.g. one of them is known already, after a relay that died before it stored its checkpoint.
                     Err(error) => tracing::debug!(
                         error = &error as &dyn std::error::Error,
                         "not published as a batch; published one by one"
                     ),
                 }
             }
-            self.publish_each(&events).await
+            self.publish_each(&events, rewinds).await
         };
         let published = tokio::time::timeout(TIMEOUT * 3, publish)
             .await

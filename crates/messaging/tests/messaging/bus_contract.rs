@@ -19,12 +19,12 @@ pub(crate) async fn keeps_its_promises(bus: &Arc<dyn Bus>, event: impl Fn(&str) 
     let ticks = |count| (0..count).map(|_| event(TICKED)).collect::<Vec<Event>>();
 
     // Nothing to publish is no error.
-    bus.publish(Vec::new()).await.unwrap();
+    bus.publish(Vec::new(), 0).await.unwrap();
 
     // Every consumer gets every event of its types and no other, unchanged, also what came before it did.
     let mut mixed = ticks(3);
     mixed.insert(1, event("couponmesh.test.v1.NotWanted"));
-    bus.publish(mixed.clone()).await.unwrap();
+    bus.publish(mixed.clone(), 0).await.unwrap();
     mixed.remove(1);
     let mut first = join(bus, "contract-first").await;
     let mut second = join(bus, "contract-second").await;
@@ -37,14 +37,15 @@ pub(crate) async fn keeps_its_promises(bus: &Arc<dyn Bus>, event: impl Fn(&str) 
 
     // A consumer that waits is woken.
     let late = ticks(1);
-    let (woken, published) = tokio::join!(receive(&mut first, &late, 8), bus.publish(late.clone()));
+    let (woken, published) =
+        tokio::join!(receive(&mut first, &late, 8), bus.publish(late.clone(), 0));
     published.unwrap();
     assert_eq!(woken, late);
     first.ack().await.unwrap();
 
     // What was delivered and not acknowledged is delivered again to the consumer's next subscription …
     let again = ticks(20);
-    bus.publish(again.clone()).await.unwrap();
+    bus.publish(again.clone(), 0).await.unwrap();
     receive(&mut first, &again, 8).await;
     drop(first);
     let mut first = join(bus, "contract-first").await;
@@ -54,15 +55,15 @@ pub(crate) async fn keeps_its_promises(bus: &Arc<dyn Bus>, event: impl Fn(&str) 
 
     // … and what was acknowledged is not: only the news arrive.
     let news = ticks(1);
-    bus.publish(news.clone()).await.unwrap();
+    bus.publish(news.clone(), 0).await.unwrap();
     let mut first = join(bus, "contract-first").await;
     let delivered = next(&mut first, 8).await;
     assert_eq!(delivered, news);
 
     // Publishing again is allowed: one or more deliveries, never none.
     let repeated = ticks(2);
-    bus.publish(repeated.clone()).await.unwrap();
-    bus.publish(repeated.clone()).await.unwrap();
+    bus.publish(repeated.clone(), 0).await.unwrap();
+    bus.publish(repeated.clone(), 0).await.unwrap();
     receive(&mut first, &repeated, 8).await;
 
     // What was on its way to subscriptions that left, one after another while events came, is delivered soon.
@@ -86,7 +87,7 @@ pub(crate) async fn keeps_its_promises(bus: &Arc<dyn Bus>, event: impl Fn(&str) 
     let unheard = tokio::time::timeout(Duration::from_millis(1), second.next(8));
     let _ = unheard.await;
     let after = ticks(1);
-    bus.publish(after.clone()).await.unwrap();
+    bus.publish(after.clone(), 0).await.unwrap();
     receive(&mut second, &after, 8).await;
 }
 
@@ -95,7 +96,7 @@ async fn come_and_go(bus: &Arc<dyn Bus>, consumer: &'static str, events: Vec<Eve
     let publisher = bus.clone();
     let publishing = tokio::spawn(async move {
         for ten in events.chunks(10) {
-            publisher.publish(ten.to_vec()).await.unwrap();
+            publisher.publish(ten.to_vec(), 0).await.unwrap();
         }
     });
     while !publishing.is_finished() {

@@ -93,7 +93,7 @@ async fn a_replay_of_the_whole_log_changes_nothing() {
     home.lose_bus();
     let mesh = Mesh::open(&home).await;
     assert!(log.len() > 200);
-    mesh.bus.publish(log).await.unwrap();
+    mesh.bus.publish(log, 0).await.unwrap();
     mesh.start();
     mesh.settle().await;
     assert_eq!(violations(&mesh).await, [""; 0]);

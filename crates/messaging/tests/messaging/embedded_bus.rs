@@ -62,8 +62,8 @@ async fn events_keep_their_order_across_restarts() {
     let events = ticks(&mesh, 30);
     for run in events.chunks(10) {
         let bus = open(dir.path()).await;
-        bus.publish(run[..4].to_vec()).await.unwrap();
-        bus.publish(run[4..].to_vec()).await.unwrap();
+        bus.publish(run[..4].to_vec(), 0).await.unwrap();
+        bus.publish(run[4..].to_vec(), 0).await.unwrap();
         bus.close().await;
     }
     let bus = open(dir.path()).await;
@@ -78,7 +78,7 @@ async fn publishers_at_once_get_places_without_gaps() {
     let dir = tempfile::tempdir().unwrap();
     let bus = open(dir.path()).await;
     let all = ticks(&mesh, 200);
-    let publishing = all.chunks(5).map(|run| bus.publish(run.to_vec()));
+    let publishing = all.chunks(5).map(|run| bus.publish(run.to_vec(), 0));
     for published in futures::future::join_all(publishing).await {
         published.unwrap();
     }
@@ -97,7 +97,7 @@ async fn a_consumer_that_was_away_for_longer_than_memory_reaches_back_misses_not
     // More than twice what is kept in memory, so that reading crosses from the file into it.
     let events = ticks(&mesh, 9_000);
     for run in events.chunks(500) {
-        bus.publish(run.to_vec()).await.unwrap();
+        bus.publish(run.to_vec(), 0).await.unwrap();
     }
     assert_eq!(read(&bus, "a", events.len()).await, events);
     bus.close().await;
@@ -113,10 +113,11 @@ async fn types_that_nobody_wants_are_passed_over_and_never_looked_at_again() {
         event_type: "couponmesh.test.v1.NotWanted".to_owned(),
         ..mesh.loose_event()
     };
-    bus.publish(vec![unwanted; 300]).await.unwrap();
+    bus.publish(vec![unwanted; 300], 0).await.unwrap();
     let wanted = ticks(&mesh, 1);
     let mut subscription = bus.subscribe("a", TICKS).await.unwrap();
-    let (delivered, published) = tokio::join!(subscription.next(64), bus.publish(wanted.clone()));
+    let (delivered, published) =
+        tokio::join!(subscription.next(64), bus.publish(wanted.clone(), 0));
     published.unwrap();
     assert_eq!(*delivered.unwrap()[0], wanted[0]);
     // Not acknowledged; the place is already past what was not wanted.
@@ -135,7 +136,7 @@ async fn a_stored_offset_is_never_ahead_of_what_was_acknowledged() {
     let dir = tempfile::tempdir().unwrap();
     let bus = open(dir.path()).await;
     let events = ticks(&mesh, 20);
-    bus.publish(events.clone()).await.unwrap();
+    bus.publish(events.clone(), 0).await.unwrap();
     read_and_ack(&bus, "a", 5).await;
     assert_eq!(read(&bus, "a", 10).await, events[5..15], "not acknowledged");
     eventually("the offset is stored", async || {
@@ -169,7 +170,7 @@ async fn only_events_that_are_old_and_that_every_consumer_is_past_are_deleted() 
     // Of a clock that was wrong: nothing behind it waits for that time to come.
     events[0].time = now.plus(RETENTION);
     events[9].time = now;
-    bus.publish(events.clone()).await.unwrap();
+    bus.publish(events.clone(), 0).await.unwrap();
     read_and_ack(&bus, "fast", 10).await;
     read_and_ack(&bus, "slow", 6).await;
     // Offsets are stored when it closes.
@@ -189,7 +190,7 @@ async fn only_events_that_are_old_and_that_every_consumer_is_past_are_deleted() 
     assert_eq!(number(dir.path(), count, TICKED).await, 2);
     // New events come after all that were deleted.
     let news = ticks(&mesh, 1);
-    bus.publish(news.clone()).await.unwrap();
+    bus.publish(news.clone(), 0).await.unwrap();
     assert_eq!(read(&bus, "slow", 1).await, news);
     assert_eq!(read(&bus, "fast", 1).await, news);
     bus.close().await;

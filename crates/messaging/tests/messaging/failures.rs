@@ -66,7 +66,7 @@ async fn an_event_that_fails_while_the_consumer_is_in_full_swing_is_parked_the_s
     let mut events: Vec<Event> = (0..9).map(|_| mesh.loose_event()).collect();
     let poison = events[4].clone();
     mesh.handler.troubled_by(poison.member_id, Trouble::Fails);
-    mesh.bus.publish(events.clone()).await.unwrap();
+    mesh.bus.publish(events.clone(), 0).await.unwrap();
     mesh.settle().await;
     let letters = mesh.dead_letters().await;
     assert_eq!(letters.len(), 1, "{letters:?}");
@@ -98,7 +98,7 @@ async fn what_cannot_be_understood_is_parked_at_once() {
     };
     mesh.register(3).await.unwrap();
     let poison = vec![undecodable.clone(), unknown.clone()];
-    mesh.bus.publish(poison).await.unwrap();
+    mesh.bus.publish(poison, 0).await.unwrap();
     mesh.register(3).await.unwrap();
     mesh.settle().await;
     let mut letters = mesh.dead_letters().await;
@@ -127,7 +127,10 @@ async fn parking_itself_waits_out_an_outage() {
         payload: b"\xff no message".to_vec(),
         ..mesh.loose_event()
     };
-    mesh.bus.publish(vec![undecodable.clone()]).await.unwrap();
+    mesh.bus
+        .publish(vec![undecodable.clone()], 0)
+        .await
+        .unwrap();
     mesh.settle().await;
     assert!(mesh.consumer.faults().spent());
     let letters = mesh.dead_letters().await;

@@ -9,6 +9,7 @@ mod check;
 mod effects;
 mod embedded_bus;
 mod failures;
+mod gaps;
 mod lives;
 mod nats_bus;
 mod nats_cluster;

@@ -108,7 +108,7 @@ async fn the_url_may_bring_user_name_and_password() {
     config.url = config.url.replace("nats://", login);
     let bus = NatsBus::start(&config, &self::config(), "a test", &[]);
     bus.reached().await.unwrap();
-    bus.publish(events(TICKED, 1)).await.unwrap();
+    bus.publish(events(TICKED, 1), 0).await.unwrap();
 }
 
 #[tokio::test]
@@ -158,7 +158,7 @@ async fn a_stream_that_is_set_up_otherwise_is_used_and_left_as_it_is() {
     let bus = nats_bus(&nats).await;
     // As many as are published as a batch where the stream takes them; this one does not.
     let ticks = events(TICKED, 40);
-    bus.publish(ticks.clone()).await.unwrap();
+    bus.publish(ticks.clone(), 0).await.unwrap();
     let mut subscription = bus.subscribe("a", TICKS).await.unwrap();
     assert_eq!(read(&mut subscription, 40).await, ids(&ticks));
     let after = nats.events().stream().await;
@@ -176,12 +176,12 @@ async fn a_full_stream_refuses_events_and_takes_them_when_there_is_room() {
     let bus = NatsBus::start(&small, &config(), "a test", &["a"]);
     bus.reached().await.unwrap();
     let first = events(TICKED, 10);
-    bus.publish(first.clone()).await.unwrap();
+    bus.publish(first.clone(), 0).await.unwrap();
     // One by one, and as a batch.
     for too_many in [5, 40] {
         let mut refused = None;
         for _ in 0..5 {
-            refused = bus.publish(events(TICKED, too_many)).await.err();
+            refused = bus.publish(events(TICKED, too_many), 0).await.err();
         }
         let refused = refused.unwrap().to_string();
         assert!(refused.contains("maximum bytes"), "{refused}");
@@ -195,7 +195,7 @@ async fn a_full_stream_refuses_events_and_takes_them_when_there_is_room() {
 
     nats.events().stream().await.purge().await.unwrap();
     let news = events(TICKED, 10);
-    bus.publish(news.clone()).await.unwrap();
+    bus.publish(news.clone(), 0).await.unwrap();
     let mut subscription = bus.subscribe("a", TICKS).await.unwrap();
     assert_eq!(read(&mut subscription, 10).await, ids(&news));
     bus.close().await;
@@ -206,7 +206,7 @@ async fn only_events_that_are_old_and_that_every_consumer_is_past_are_deleted() 
     let Some(nats) = server() else { return };
     let bus = NatsBus::start(&nats_config(&nats), &config(), "a test", &["fast", "slow"]);
     bus.reached().await.unwrap();
-    bus.publish(events(TICKED, 10)).await.unwrap();
+    bus.publish(events(TICKED, 10), 0).await.unwrap();
     read_and_ack(&bus, "fast", 10).await;
     let clock = Clock::system();
     let delete_before = async |before| bus.delete_before(before, clock.now()).await.unwrap();
@@ -277,7 +277,7 @@ async fn what_a_dead_replica_did_not_acknowledge_goes_to_another() {
     let (dead, alive) = (nats_bus(&nats).await, nats_bus(&nats).await);
     nats.events().redeliver_soon("a", TICKS).await;
     let ticks = events(TICKED, 20);
-    dead.publish(ticks.clone()).await.unwrap();
+    dead.publish(ticks.clone(), 0).await.unwrap();
     let mut subscription = dead.subscribe("a", TICKS).await.unwrap();
     read(&mut subscription, 20).await;
     // It neither acknowledges them nor gives them back.
@@ -292,10 +292,10 @@ async fn events_that_are_published_together_with_known_ones_all_arrive() {
     let Some(nats) = server() else { return };
     let bus = nats_bus(&nats).await;
     let known = events(TICKED, 20);
-    bus.publish(known.clone()).await.unwrap();
+    bus.publish(known.clone(), 0).await.unwrap();
     // As a relay does that died before it marked them; enough of them for a batch.
     let all: Vec<Event> = [known, events(TICKED, 20)].concat();
-    bus.publish(all.clone()).await.unwrap();
+    bus.publish(all.clone(), 0).await.unwrap();
     let mut subscription = bus.subscribe("a", TICKS).await.unwrap();
     assert_eq!(read(&mut subscription, 40).await, ids(&all));
     assert_eq!(messages_in(&nats).await, 40, "known ones are dropped");
@@ -310,7 +310,7 @@ async fn deliveries_come_as_full_batches_while_more_wait() {
     let bus = nats_bus(&nats).await;
     let ticks = events(TICKED, BATCH * 40);
     for some in ticks.chunks(500) {
-        bus.publish(some.to_vec()).await.unwrap();
+        bus.publish(some.to_vec(), 0).await.unwrap();
     }
     let mut subscription = bus.subscribe("a", TICKS).await.unwrap();
     let (mut read, mut batches) = (HashSet::new(), 0);
@@ -340,10 +340,10 @@ async fn all_that_came_one_by_one_meanwhile_is_one_batch() {
     // A request to the server that ends while they come cuts the batch; it does not do so every time.
     let mut batches = Vec::new();
     while batches.len() < 10 && !batches.contains(&COUNT) {
-        bus.publish(events(TICKED, 1)).await.unwrap();
+        bus.publish(events(TICKED, 1), 0).await.unwrap();
         read(&mut subscription, 1).await;
         for tick in events(TICKED, COUNT) {
-            bus.publish(vec![tick]).await.unwrap();
+            bus.publish(vec![tick], 0).await.unwrap();
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
         let batch = subscription.next(COUNT).await.unwrap().len();
@@ -373,7 +373,7 @@ async fn types_that_a_replica_does_not_know_are_left_to_those_who_do() {
     });
     let mut knows_both = newer.subscribe("a", TICKS_AND_TOCKS).await.unwrap();
     let tocks = events(TOCKED, 40);
-    newer.publish(tocks.clone()).await.unwrap();
+    newer.publish(tocks.clone(), 0).await.unwrap();
     let read = tokio::time::timeout(Duration::from_secs(60), read(&mut knows_both, 40)).await;
     assert_eq!(read.unwrap(), ids(&tocks));
     knows_both.ack().await.unwrap();
@@ -403,7 +403,7 @@ async fn a_server_that_is_killed_keeps_its_events_and_everyone_goes_on_when_it_i
     mesh.register(20).await.unwrap();
     eventually("all is published", async || mesh.outbox().await.1 == 0).await;
     nats.kill();
-    let refused = mesh.bus.publish(events(TICKED, 1)).await;
+    let refused = mesh.bus.publish(events(TICKED, 1), 0).await;
     assert!(refused.is_err(), "published at nobody");
     // Neither the member nor its event waits for the bus.
     mesh.register(20).await.unwrap();

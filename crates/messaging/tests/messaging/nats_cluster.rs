@@ -100,7 +100,7 @@ async fn one_copy_in_a_cluster_is_warned_of_and_three_outlive_a_server() {
     assert_eq!(log.lines_with(ONE_COPY), 1, "made by this process");
     assert_eq!(log.lines_with(EDIT), 1);
     let mut sent = events(TICKED, 100);
-    one.publish(sent.clone()).await.unwrap();
+    one.publish(sent.clone(), 0).await.unwrap();
     one.close().await;
 
     let (three, log) = bus(&cluster, 3).await;
@@ -126,7 +126,7 @@ async fn one_copy_in_a_cluster_is_warned_of_and_three_outlive_a_server() {
     cluster.lose(&lost);
     let late = events(TICKED, 40);
     eventually("events are taken again", async || {
-        three.publish(late.clone()).await.is_ok()
+        three.publish(late.clone(), 0).await.is_ok()
     })
     .await;
     sent.extend(late);
@@ -156,8 +156,8 @@ async fn the_loss_of_the_only_copy_is_told_by_whoever_published_to_it() {
     }
     let mut cluster = NatsCluster::start();
     let (bus, _) = bus(&cluster, 1).await;
-    bus.publish(events(TICKED, 100)).await.unwrap();
-    bus.publish(events(TICKED, 5)).await.unwrap();
+    bus.publish(events(TICKED, 100), 0).await.unwrap();
+    bus.publish(events(TICKED, 5), 0).await.unwrap();
     let before = info(&cluster).await;
     let only = leader(&cluster).await;
     cluster.lose(&only);
@@ -167,7 +167,7 @@ async fn the_loss_of_the_only_copy_is_told_by_whoever_published_to_it() {
     let _listening = log.listen();
     let late = events(TICKED, 3);
     eventually("events are taken again", async || {
-        bus.publish(late.clone()).await.is_ok()
+        bus.publish(late.clone(), 0).await.is_ok()
     })
     .await;
     let after = info(&cluster).await;
@@ -176,9 +176,9 @@ async fn the_loss_of_the_only_copy_is_told_by_whoever_published_to_it() {
     assert_eq!(log.lines_with(LOST), 1);
     // Once, and no more while all is well.
     for count in [1, 40, 1] {
-        bus.publish(events(TICKED, count)).await.unwrap();
+        bus.publish(events(TICKED, count), 0).await.unwrap();
     }
-    bus.publish(late).await.unwrap();
+    bus.publish(late, 0).await.unwrap();
     assert_eq!(log.lines_with(LOST), 1);
     bus.close().await;
 }

@@ -76,7 +76,7 @@ async fn a_letter_that_is_asked_for_is_handled_once_and_closed_and_nothing_is_pu
     assert_eq!(violations(&mesh).await, [""; 0]);
     assert_eq!(registrations(&mesh).await, published);
     // Known from now on, like any event that was handled.
-    mesh.bus.publish(vec![event]).await.unwrap();
+    mesh.bus.publish(vec![event], 0).await.unwrap();
     mesh.settle().await;
     assert_eq!(violations(&mesh).await, [""; 0]);
     mesh.close().await;
@@ -100,7 +100,7 @@ async fn a_letter_that_fails_again_is_open_again_with_the_new_error() {
             [format!("{} is lost", event.member_id)]
         );
         // Still put aside for whoever delivers it again.
-        mesh.bus.publish(vec![event.clone()]).await.unwrap();
+        mesh.bus.publish(vec![event.clone()], 0).await.unwrap();
         mesh.handler.untroubled();
         mesh.settle().await;
         assert_eq!(
@@ -279,7 +279,7 @@ async fn a_dropped_letter_is_never_handled() {
     assert_eq!(dropped.unwrap().len(), 1);
     tx.commit().await.unwrap();
     assert_eq!(mesh.dead_letters().await, []);
-    mesh.bus.publish(vec![event.clone()]).await.unwrap();
+    mesh.bus.publish(vec![event.clone()], 0).await.unwrap();
     mesh.settle().await;
     assert_eq!(
         violations(&mesh).await,

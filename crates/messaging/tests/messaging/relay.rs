@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use couponmesh_messaging::{lease, outbox};
-use couponmesh_runtime::id::EventId;
+use couponmesh_messaging::{checkpoint, lease};
 use couponmesh_testbed::on_servers;
-use sea_orm::{ActiveModelTrait as _, ActiveValue::Set, EntityTrait as _, IntoActiveModel as _};
+use sea_orm::{ActiveValue::Set, EntityTrait as _, sea_query::Expr};
 
 use crate::{
     check::violations,
@@ -13,11 +12,12 @@ use crate::{
 };
 
 #[tokio::test]
-async fn a_relay_that_dies_before_it_marks_publishes_again_and_nothing_happens_twice() {
-    for point in ["relay.mark:begin", "relay.mark:commit"] {
+async fn a_relay_that_dies_before_it_stores_its_checkpoint_publishes_again_and_nothing_happens_twice()
+ {
+    for point in ["relay.checkpoint:begin", "relay.checkpoint:commit"] {
         let (home, mesh) = Mesh::new().await;
         mesh.start();
-        // Until the end of this life: what is published is never marked.
+        // Until the end of this life: of what is published nothing is noted.
         mesh.publisher.faults().arm(point, u32::MAX);
         let members = mesh.register(10).await.unwrap();
         eventually("they are handled", async || {
@@ -30,7 +30,7 @@ async fn a_relay_that_dies_before_it_marks_publishes_again_and_nothing_happens_t
         let mesh = Mesh::open(&home).await;
         mesh.start();
         mesh.settle().await;
-        eventually("all is marked", async || mesh.outbox().await.1 == 0).await;
+        eventually("all is published", async || mesh.outbox().await.1 == 0).await;
         assert_eq!(violations(&mesh).await, [""; 0], "{point}");
         let published = mesh.log().await;
         if on_servers() {
@@ -50,15 +50,15 @@ async fn a_relay_gets_over_every_step_that_fails() {
     let faults = mesh.publisher.faults();
     for point in [
         "lease:begin",
-        "relay.mark:begin",
-        "relay.mark:commit",
-        "relay.mark:committed",
+        "relay.checkpoint:begin",
+        "relay.checkpoint:commit",
+        "relay.checkpoint:committed",
     ] {
         faults.arm(point, 2);
         mesh.register(5).await.unwrap();
         mesh.settle().await;
     }
-    eventually("all is marked", async || mesh.outbox().await.1 == 0).await;
+    eventually("all is published", async || mesh.outbox().await.1 == 0).await;
     assert_eq!(violations(&mesh).await, [""; 0]);
     mesh.close().await;
 }
@@ -71,7 +71,7 @@ async fn an_event_whose_wake_up_is_lost_is_published_all_the_same() {
     // Committed, but the one who committed never hears of it and wakes nobody.
     mesh.publisher.faults().arm("register:committed", 1);
     mesh.register(3).await.unwrap_err();
-    eventually("all is marked", async || mesh.outbox().await == (4, 0)).await;
+    eventually("all is published", async || mesh.outbox().await == (4, 0)).await;
     mesh.settle().await;
     assert_eq!(violations(&mesh).await, [""; 0]);
     mesh.close().await;
@@ -98,32 +98,55 @@ async fn a_lease_that_a_dead_replica_s_wrong_clock_made_long_is_over() {
 }
 
 #[tokio::test]
-async fn an_event_that_commits_long_after_others_that_follow_it_is_published_all_the_same() {
+async fn a_relay_that_stops_in_peace_leaves_nothing_to_be_published_twice() {
+    let (home, mesh) = Mesh::new().await;
+    mesh.start();
+    mesh.register(10).await.unwrap();
+    mesh.settle().await;
+    mesh.close().await;
+    let mesh = Mesh::open(&home).await;
+    mesh.start();
+    mesh.settle().await;
+    assert_eq!(mesh.log().await.len(), 12);
+    mesh.close().await;
+}
+
+#[tokio::test]
+async fn what_is_wanted_once_more_is_published_by_a_relay_that_runs() {
     let (_home, mesh) = Mesh::new().await;
     mesh.start();
-    mesh.register(1).await.unwrap();
-    eventually("it is marked", async || mesh.outbox().await == (1, 0)).await;
-    // First the later one, far beyond it, then the earlier one, far before that.
-    for (count, seq) in [(2, 1_000_000), (3, 500)] {
+    mesh.register(10).await.unwrap();
+    eventually("all is published", async || mesh.outbox().await == (10, 0)).await;
+    // Twice, and within the time in which NATS drops what it knows.
+    for times in 1..3 {
         let tx = mesh.publisher.begin("test").await.unwrap();
-        let published = outbox::Entity::find().one(&*tx).await.unwrap().unwrap();
-        let row = outbox::Model {
-            seq,
-            event_id: EventId(tx.new_id()),
-            publish_time: None,
-            ..published
-        };
-        let row = row.into_active_model().reset_all();
-        outbox::Entity::insert(row)
-            .exec_without_returning(&*tx)
-            .await
-            .unwrap();
-        // Wakes nobody: it holds no event of its own.
+        checkpoint::rewind(&*tx, 4).await.unwrap();
         tx.commit().await.unwrap();
-        eventually("it is marked, too", async || {
-            mesh.outbox().await == (count, 0)
+        eventually("all is published again", async || {
+            mesh.outbox().await == (10, 0)
         })
         .await;
+        assert_eq!(mesh.log().await.len(), 10 + 6 * times);
     }
+    mesh.settle().await;
+    assert_eq!(violations(&mesh).await, [""; 0]);
+    mesh.close().await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_from_the_future_loses_nothing() {
+    let (_home, mesh) = Mesh::new().await;
+    mesh.register(10).await.unwrap();
+    let tx = mesh.publisher.begin("test").await.unwrap();
+    checkpoint::Entity::update_many()
+        .col_expr(checkpoint::Column::Position, Expr::value(1_000_000))
+        .exec(&*tx)
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    mesh.start();
+    mesh.settle().await;
+    assert_eq!(mesh.log().await.len(), 11);
+    assert_eq!(violations(&mesh).await, [""; 0]);
     mesh.close().await;
 }

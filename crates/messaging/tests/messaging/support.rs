@@ -9,8 +9,9 @@ use std::{
 use couponmesh_messaging::{
     Bus, Event, MessagingConfig, Store,
     bus::{EmbeddedBus, NatsBus, NatsConfig},
-    dead_letter,
+    checkpoint, dead_letter,
     migrations::{bring_up, migrations},
+    outbox,
 };
 use couponmesh_proto::member::v1::{MemberRegistered, MemberSnapshot};
 use couponmesh_runtime::{
@@ -246,26 +247,29 @@ impl Mesh {
             event_type: END.to_owned(),
             ..self.loose_event()
         };
-        self.bus.publish(vec![end.clone()]).await.unwrap();
+        self.bus.publish(vec![end.clone()], 0).await.unwrap();
         // A consumer that was never there before begins with the first event.
         let reader: &'static str = format!("reader-{}", end.id).leak();
         let mut reader = self.bus.subscribe(reader, REGISTERED_OR_END).await.unwrap();
         let mut log = Vec::new();
         loop {
-            for event in reader.next(64).await.unwrap() {
+            for event in reader.next(1_000).await.unwrap() {
                 if event.id == end.id {
                     return log;
                 }
-                log.push(event.as_ref().clone());
+                if event.event_type != END {
+                    log.push(event.as_ref().clone());
+                }
             }
-            log.retain(|event| event.event_type != END);
+            // A server delivers only so many that wait for this.
+            reader.ack().await.unwrap();
         }
     }
 
     /// Lets every consumer get `events`, which were published before, once more.
     pub(crate) async fn deliver_again(&self, events: Vec<Event>) {
         match &self.backend {
-            Backend::Embedded(bus) => bus.publish(events).await.unwrap(),
+            Backend::Embedded(bus) => bus.publish(events, 0).await.unwrap(),
             // Published as it was, the server would drop it as known: it comes under another message id.
             Backend::Nats { events: log, .. } => {
                 let ids: Vec<String> = events.iter().map(|event| event.id.to_string()).collect();
@@ -301,12 +305,12 @@ impl Mesh {
         letters.all(self.consumer.read()).await.unwrap()
     }
 
-    /// What the outbox holds: events, and how many of them are not marked as published.
-    pub(crate) async fn outbox(&self) -> (usize, usize) {
-        let rows = couponmesh_messaging::outbox::Entity::find();
-        let rows = rows.all(self.publisher.read()).await.unwrap();
-        let waiting = rows.iter().filter(|row| row.publish_time.is_none()).count();
-        (rows.len(), waiting)
+    /// What the outbox holds: events, and how many of them are above the relay's checkpoint.
+    pub(crate) async fn outbox(&self) -> (u64, u64) {
+        let db = self.publisher.read();
+        let published = checkpoint::load(db).await.unwrap().position;
+        let all = outbox::count_after(db, 0).await.unwrap();
+        (all, outbox::count_after(db, published).await.unwrap())
     }
 }
 

@@ -17,7 +17,7 @@ const MAX_NAME: usize = 128;
 const CONTENT_TYPE: &str = "application/protobuf";
 
 /// The headers of `event`. `Nats-Msg-Id` lets the server drop what is published twice within minutes.
-pub(super) fn headers(event: &Event) -> HeaderMap {
+pub(super) fn headers(event: &Event, rewinds: i64) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let mut set = |name: &'static str, value: String| headers.insert(name, value);
     set("ce-specversion", SPEC_VERSION.to_owned());
@@ -38,7 +38,12 @@ pub(super) fn headers(event: &Event) -> HeaderMap {
         set("ce-traceparent", traceparent.clone());
         set("traceparent", traceparent.clone());
     }
-    headers.insert(NATS_MESSAGE_ID, event.id.to_string());
+    // The server drops what it saw within two minutes, but not what is wanted once more.
+    let message_id = match rewinds {
+        0 => event.id.to_string(),
+        rewinds => format!("{}.{rewinds}", event.id),
+    };
+    headers.insert(NATS_MESSAGE_ID, message_id);
     headers
 }
 
@@ -162,14 +167,14 @@ mod tests {
         bare.context.causation_id = None;
         bare.context.traceparent = None;
         for event in [full, bare] {
-            let message = message(&event, Some(headers(&event)));
+            let message = message(&event, Some(headers(&event, 0)));
             assert_eq!(super::event(message, 1), event);
         }
     }
 
     #[test]
     fn the_headers_are_the_contracts() {
-        let headers = headers(&example());
+        let headers = headers(&example(), 0);
         let mut names: Vec<String> = headers.iter().map(|(name, _)| name.to_string()).collect();
         names.sort();
         let expected = [
@@ -196,11 +201,11 @@ mod tests {
     #[test]
     fn what_has_no_envelope_is_the_same_unreadable_event_each_time() {
         let event = example();
-        let mut torn = headers(&event);
+        let mut torn = headers(&event, 0);
         torn.insert("ce-id", "no id");
-        let mut mislabelled = headers(&event);
+        let mut mislabelled = headers(&event, 0);
         mislabelled.insert("ce-type", "couponmesh.member.v1.MemberWithdrawn");
-        let mut unprintable = headers(&event);
+        let mut unprintable = headers(&event, 0);
         unprintable.insert("ce-source", "a\0b");
         for headers in [None, Some(torn), Some(mislabelled), Some(unprintable)] {
             let read = || super::event(message(&event, headers.clone()), 9);

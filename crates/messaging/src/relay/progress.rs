@@ -1,0 +1,191 @@
+//! What of the outbox is on the bus, as far as this relay knows.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use couponmesh_runtime::database::Reader;
+use sea_orm::DbErr;
+use tokio::time::Instant;
+
+use super::{LOOK_AGAIN, POLL};
+use crate::{
+    checkpoint,
+    event::Event,
+    gaps::{Gaps, Writers},
+    outbox,
+    store::Store,
+};
+
+/// How much older than what is known the stored checkpoint may be. Storing costs a commit.
+const STORE_DELAY: Duration = Duration::from_millis(250);
+/// Gaps that are remembered. Behind so many nothing is read until some are filled or given up.
+const MAX_GAPS: usize = 10_000;
+
+/// Everything up to the newest position that was seen is on the bus, but for what its gaps hide.
+#[derive(Debug)]
+pub(super) struct Progress {
+    stored: checkpoint::Model,
+    /// When the checkpoint is to be stored again; none while it is as it should be.
+    store_at: Option<Instant>,
+    newest: i64,
+    gaps: Gaps,
+}
+
+/// What a look at the outbox found.
+#[derive(Debug, Default)]
+pub(super) struct Look {
+    late: Option<Late>,
+    /// Rows after the newest position.
+    newer: Vec<outbox::Model>,
+    newer_positions: Vec<i64>,
+}
+
+/// A look into gaps.
+#[derive(Debug)]
+struct Late {
+    ranges: Vec<RangeInclusive<i64>>,
+    /// Who wrote before the look.
+    writers: Writers,
+    rows: Vec<outbox::Model>,
+    positions: Vec<i64>,
+    /// Whether these are all rows that were there.
+    all: bool,
+}
+
+impl Look {
+    /// The events, in the order of their positions.
+    pub(super) fn take_events(&mut self, source: &str) -> Vec<Event> {
+        let late = self
+            .late
+            .as_mut()
+            .map(|late| std::mem::take(&mut late.rows));
+        let rows = late.unwrap_or_default().into_iter();
+        let rows = rows.chain(std::mem::take(&mut self.newer));
+        rows.map(|row| row.into_event(source)).collect()
+    }
+}
+
+impl Progress {
+    /// Begins at the stored checkpoint.
+    pub(super) async fn load(store: &Store) -> Result<Self, DbErr> {
+        let mut stored = checkpoint::load(store.read()).await?;
+        let end = outbox::end(store.read()).await?;
+        if stored.position > end {
+            let (service, position) = (store.service(), stored.position);
+            tracing::error!(
+                service,
+                position,
+                end,
+                "the relay's checkpoint is ahead of the outbox, as after a restore of some tables without the others: \
+                 everything in the outbox is published again"
+            );
+            let tx = store.begin("relay.rewind").await?;
+            checkpoint::rewind(&*tx, 0).await?;
+            tx.commit().await?;
+            stored = checkpoint::load(store.read()).await?;
+        }
+        Ok(Self {
+            newest: stored.position,
+            stored,
+            store_at: None,
+            gaps: Gaps::default(),
+        })
+    }
+
+    /// How often events were to be published again.
+    pub(super) fn rewinds(&self) -> i64 {
+        self.stored.rewinds
+    }
+
+    /// Looks for up to `limit` rows that are not on the bus.
+    pub(super) async fn look(&mut self, db: &Reader, limit: usize) -> Result<Look, DbErr> {
+        let mut look = Look::default();
+        let mut room = limit;
+        if !self.gaps.is_empty() {
+            let late = self.look_into_gaps(db, limit).await?;
+            room -= late.rows.len();
+            look.late = Some(late);
+        }
+        if room > 0 && self.gaps.len() < MAX_GAPS {
+            look.newer = outbox::after(db, self.newest, room).await?;
+            look.newer_positions = look.newer.iter().map(|row| row.seq).collect();
+        }
+        Ok(look)
+    }
+
+    async fn look_into_gaps(&mut self, db: &Reader, limit: usize) -> Result<Late, DbErr> {
+        let ranges = self.gaps.look();
+        // In this order: what those committed who have ended by now is seen.
+        let writers = outbox::writers(db).await?;
+        let rows = outbox::within(db, &ranges, limit).await?;
+        Ok(Late {
+            positions: rows.iter().map(|row| row.seq).collect(),
+            all: rows.len() < limit,
+            ranges,
+            writers,
+            rows,
+        })
+    }
+
+    /// Everything that `look` found is on the bus.
+    pub(super) fn published(&mut self, look: Look) {
+        let before = self.position();
+        if let Some(late) = look.late {
+            self.gaps
+                .looked(&late.ranges, &late.writers, &late.positions, late.all);
+        }
+        if let Some(&newest) = look.newer_positions.last() {
+            self.gaps.note(self.newest, look.newer_positions);
+            self.newest = newest;
+        }
+        if self.position() > before {
+            self.store_at
+                .get_or_insert_with(|| Instant::now() + STORE_DELAY);
+        }
+    }
+
+    /// Everything up to here is on the bus.
+    fn position(&self) -> i64 {
+        self.gaps.first().map_or(self.newest, |first| first - 1)
+    }
+
+    /// Stores the checkpoint when it is time. False when somebody else has moved it.
+    pub(super) async fn store_when_due(&mut self, store: &Store) -> Result<bool, DbErr> {
+        match self.store_at {
+            Some(time) if time <= Instant::now() => self.store(store).await,
+            _ => Ok(true),
+        }
+    }
+
+    /// Stores the checkpoint, unless it is stored. False when somebody else has moved it.
+    pub(super) async fn store(&mut self, store: &Store) -> Result<bool, DbErr> {
+        if self.store_at.is_none() {
+            return Ok(true);
+        }
+        let position = self.position();
+        if !checkpoint::advance(store, &self.stored, position).await? {
+            return Ok(false);
+        }
+        self.stored.position = position;
+        self.store_at = None;
+        Ok(true)
+    }
+
+    /// Whether nobody else has moved the checkpoint.
+    pub(super) async fn is_as_stored(&self, db: &Reader) -> Result<bool, DbErr> {
+        Ok(checkpoint::load(db).await? == self.stored)
+    }
+
+    /// How long to wait for a wake-up.
+    pub(super) fn pause(&self) -> Duration {
+        let now = Instant::now();
+        let store_in = self
+            .store_at
+            .map(|time| time.saturating_duration_since(now));
+        let look_in = if self.gaps.is_empty() {
+            POLL
+        } else {
+            LOOK_AGAIN
+        };
+        store_in.map_or(look_in, |pause| pause.min(look_in))
+    }
+}
