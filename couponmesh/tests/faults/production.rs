@@ -301,17 +301,6 @@ impl Production {
         .await;
     }
 
-    /// Fills a bus that lost its store again, as an operator does.
-    pub(crate) async fn republish(&self) {
-        for service in SERVICES {
-            let arguments = ["outbox", "republish", "--service", service, "--since", "1h"];
-            let republish =
-                Call::new(&arguments).set("DATABASE__URL", &self.databases.url(service));
-            let republished = republish.finish().await;
-            assert!(republished.status.success(), "{republished:?}");
-        }
-    }
-
     /// How replica `number` of `service` is called.
     pub(crate) fn call(&self, service: ServiceName, number: usize) -> Call {
         let name = service.name();

@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use couponmesh_messaging::{
     Bus, BusError, Event,
-    bus::{Delivery, Subscription},
+    bus::{Delivery, Place, Subscription},
 };
 use couponmesh_runtime::Timestamp;
 use tokio::{sync::watch, time::timeout};
@@ -62,8 +62,12 @@ struct Around {
 
 #[async_trait]
 impl Bus for Around {
-    async fn publish(&self, events: Vec<Event>, rewinds: i64) -> Result<(), BusError> {
+    async fn publish(&self, events: Vec<Event>, rewinds: i64) -> Result<Option<Place>, BusError> {
         self.inner.publish(events, rewinds).await
+    }
+
+    async fn holds(&self, place: Place) -> Result<bool, BusError> {
+        self.inner.holds(place).await
     }
 
     async fn subscribe(

@@ -3,17 +3,17 @@
 //! It may lag behind: what lies above it and is on the bus already is published again by whoever takes
 //! the relay over. It is never ahead.
 
+use couponmesh_runtime::id::EventId;
 use sea_orm::{
-    ConnectionTrait, DbErr, QueryTrait as _, Statement,
+    ConnectionTrait, DbErr, QueryTrait as _,
     entity::prelude::*,
     sea_query::{CaseStatement, Expr, ExprTrait as _},
 };
-use sea_orm_migration::{MigrationName, MigrationTrait, SchemaManager, prelude::Index};
 
-use crate::store::Store;
+use crate::{bus::Place, store::Store};
 
 /// Whose it is. There is one row.
-const RELAY: &str = "relay";
+pub(crate) const RELAY: &str = "relay";
 
 /// The row.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -24,6 +24,10 @@ pub struct Model {
     pub name: String,
     /// Every row of the outbox up to this position is on the bus.
     pub position: i64,
+    /// Where the bus said to have one of the last of them, by which it is seen that it lost none.
+    pub bus_sequence: Option<i64>,
+    /// The event there.
+    pub bus_event_id: Option<EventId>,
     /// How often it was moved back, to publish once more what follows.
     pub rewinds: i64,
 }
@@ -43,11 +47,13 @@ pub async fn load(db: &impl ConnectionTrait) -> Result<Model, DbErr> {
     row.ok_or_else(|| DbErr::RecordNotFound("the relay's row in checkpoints".to_owned()))
 }
 
-/// Moves the checkpoint from `from` on to `position`. False when somebody else has moved it: then what is known of
+/// Moves the checkpoint on from `from` to `to`. False when somebody else has moved it: then what is known of
 /// the outbox has to be looked at anew.
-pub(crate) async fn advance(store: &Store, from: &Model, position: i64) -> Result<bool, DbErr> {
+pub(crate) async fn advance(store: &Store, from: &Model, to: &Model) -> Result<bool, DbErr> {
     let mut advance = Entity::update_many()
-        .col_expr(Column::Position, Expr::value(position))
+        .col_expr(Column::Position, Expr::value(to.position))
+        .col_expr(Column::BusSequence, Expr::value(to.bus_sequence))
+        .col_expr(Column::BusEventId, Expr::value(to.bus_event_id))
         .filter(Column::Name.eq(RELAY))
         .filter(Column::Position.eq(from.position))
         .filter(Column::Rewinds.eq(from.rewinds));
@@ -82,41 +88,23 @@ pub async fn rewind(db: &impl ConnectionTrait, position: i64) -> Result<(), DbEr
     Ok(())
 }
 
-pub(crate) struct CreateCheckpoint;
-
-impl MigrationName for CreateCheckpoint {
-    fn name(&self) -> &'static str {
-        "m0007_create_checkpoint"
-    }
+/// The bus has lost events: everything in the outbox is published again.
+pub(crate) async fn begin_anew(store: &Store) -> Result<(), DbErr> {
+    let tx = store.begin("relay.rewind").await?;
+    Entity::update_many()
+        .col_expr(Column::BusSequence, Expr::value(None::<i64>))
+        .col_expr(Column::BusEventId, Expr::value(None::<EventId>))
+        .filter(Column::Name.eq(RELAY))
+        .exec(&*tx)
+        .await?;
+    rewind(&*tx, 0).await?;
+    tx.commit().await
 }
 
-#[async_trait::async_trait]
-impl MigrationTrait for CreateCheckpoint {
-    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        let backend = manager.get_database_backend();
-        let schema = sea_orm::Schema::new(backend);
-        manager
-            .create_table(schema.create_table_from_entity(Entity))
-            .await?;
-        // Releases up to 0.3 marked each row instead. They run on without the index, and the column is theirs.
-        let is_marked = manager.has_column("outbox", "publish_time").await?;
-        let marks = Index::drop()
-            .name("outbox_unpublished")
-            .if_exists()
-            .to_owned();
-        // Waits for whoever writes, so that every row up to the last one is seen next.
-        manager.drop_index(marks).await?;
-        let end = "SELECT coalesce(max(seq), 0) FROM outbox";
-        let position = if is_marked {
-            format!("SELECT coalesce(min(seq) - 1, ({end})) FROM outbox WHERE publish_time IS NULL")
-        } else {
-            end.to_owned()
-        };
-        let begin = format!(
-            "INSERT INTO checkpoints (name, position, rewinds) VALUES ('{RELAY}', ({position}), 0)"
-        );
-        let begin = Statement::from_string(backend, begin);
-        manager.get_connection().execute_raw(begin).await?;
-        Ok(())
+impl Model {
+    /// Where the bus said to have an event.
+    pub(crate) fn place(&self) -> Option<Place> {
+        let (sequence, event_id) = (self.bus_sequence?, self.bus_event_id?);
+        Some(Place { sequence, event_id })
     }
 }

@@ -97,6 +97,12 @@ impl Lease {
         Ok(taken > 0)
     }
 
+    /// Lets go, and leaves it to others, if there are any.
+    pub(crate) async fn leave(&mut self) {
+        self.release().await;
+        self.ask_again = Some(Instant::now() + ASK_AGAIN * 2);
+    }
+
     /// Lets go, so that another replica need not wait for the end of the term.
     pub(crate) async fn release(&mut self) {
         if self.held_until.take().is_none() {

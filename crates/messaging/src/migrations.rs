@@ -2,6 +2,7 @@
 //! every service's migrations begin.
 
 mod bring_up;
+mod checkpoint;
 mod record;
 mod redrive;
 
@@ -9,7 +10,7 @@ pub use bring_up::{MigrateError, bring_up, bring_up_prepared, missing};
 
 use sea_orm_migration::prelude::*;
 
-use crate::{checkpoint, clock_spans, dead_letter, inbox, lease, outbox};
+use crate::{clock_spans, dead_letter, inbox, lease, outbox};
 
 /// The migrations of this crate, in order.
 #[must_use]

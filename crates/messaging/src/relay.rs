@@ -1,6 +1,6 @@
 //! The relay: moves events from the outbox to the bus, in order, many at once when many wait.
 //!
-//! It keeps in memory which rows are on the bus, and stores the [checkpoint](crate::checkpoint) below
+//! It keeps in memory which rows are on the bus, and stores the [checkpoint] below
 //! which all of them are. When it dies, what lies above that is published again, and every consumer's
 //! inbox knows it.
 
@@ -10,12 +10,14 @@ use std::{sync::Arc, time::Duration};
 
 use couponmesh_runtime::{backoff::Backoff, running::Running};
 use sea_orm::DbErr;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::progress::Progress;
 use crate::{
-    bus::{Bus, BusError},
+    bus::{Bus, BusError, Place},
+    checkpoint,
+    event::Event,
     lease::Lease,
     pace::Pace,
     signal::Topic,
@@ -27,12 +29,18 @@ const POLL: Duration = Duration::from_secs(1);
 /// The same while a row is missing between others: its transaction is about to end.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
+/// How long the bus may take no events from this replica before another one tries. It may be on the wrong side of a
+/// network.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 #[derive(Debug, thiserror::Error)]
 enum RelayError {
     #[error("the outbox cannot be read or written")]
     Storage(#[from] DbErr),
     #[error("the bus does not take events")]
     Bus(#[from] BusError),
+    #[error("the bus took no events for {PATIENCE:?}; another replica may try")]
+    GaveUp,
 }
 
 pub(crate) fn start(store: &Store, bus: &Arc<dyn Bus>, batch: usize, running: &Running) {
@@ -42,7 +50,10 @@ pub(crate) fn start(store: &Store, bus: &Arc<dyn Bus>, batch: usize, running: &R
         let relay = Relay {
             lease: Lease::new(&store, "relay"),
             store: store.clone(),
-            bus: bus.clone(),
+            way: Way {
+                bus: bus.clone(),
+                failing_since: None,
+            },
             batch,
             progress: None,
         };
@@ -66,7 +77,7 @@ async fn listen(store: Store, stop: CancellationToken) {
 
 struct Relay {
     store: Store,
-    bus: Arc<dyn Bus>,
+    way: Way,
     batch: usize,
     lease: Lease,
     /// None until the lease is held, and when another has moved the checkpoint.
@@ -126,10 +137,39 @@ impl Relay {
         let mut look = progress.look(self.store.read(), self.batch).await?;
         let events = look.take_events(self.store.service());
         let found = events.len();
-        if found > 0 {
-            self.bus.publish(events, progress.rewinds()).await?;
+        let faults = self.store.faults();
+        if faults.sabotaged("relay.order") {
+            progress.published(std::mem::take(&mut look), None);
+            progress.store(&self.store).await?;
         }
-        progress.published(look);
+        if faults.sabotaged("relay.loss") {
+            progress.trust_bus();
+        }
+        match self.way.publish(progress, events).await {
+            Ok(Published::At(place)) => progress.published(look, place),
+            Ok(Published::AfterLoss) => {
+                tracing::error!(
+                    service = self.store.service(),
+                    "the bus has lost events; everything in this outbox is published again"
+                );
+                checkpoint::begin_anew(&self.store).await?;
+                self.progress = None;
+                return Ok(None);
+            }
+            // Nobody needs it now.
+            Err(_) if found == 0 => {}
+            Err(RelayError::GaveUp) => {
+                let stored = progress.store(&self.store).await;
+                self.progress = None;
+                self.lease.leave().await;
+                stored?;
+                return Err(RelayError::GaveUp);
+            }
+            Err(error) => return Err(error),
+        }
+        if self.store.faults().sabotaged("relay.gaps") {
+            progress.forget_gaps();
+        }
         let stored = progress.store_when_due(&self.store).await?;
         // What an operator wants to be published again is noticed at the next quiet moment, too.
         if !stored || found == 0 && !progress.is_as_stored(self.store.read()).await? {
@@ -151,4 +191,68 @@ impl Relay {
         }
         self.lease.release().await;
     }
+}
+
+/// The way to the bus from here.
+struct Way {
+    bus: Arc<dyn Bus>,
+    /// Since when the bus takes no events; none while it does.
+    failing_since: Option<Instant>,
+}
+
+/// What came of publishing.
+enum Published {
+    /// All of it is on the bus, the last of it there.
+    At(Option<Place>),
+    /// Nothing was published: the bus has lost what it took before.
+    AfterLoss,
+}
+
+impl Way {
+    /// Publishes `events`, if any, unless the bus has lost events before.
+    ///
+    /// # Errors
+    /// The bus's, until it has taken no events for too long: then that this replica gives up.
+    async fn publish(
+        &mut self,
+        progress: &mut Progress,
+        events: Vec<Event>,
+    ) -> Result<Published, RelayError> {
+        let begun = Instant::now();
+        let patience = self.patience();
+        let published = timeout(patience, publish(self.bus.as_ref(), progress, events)).await;
+        if let Ok(Ok(published)) = published {
+            self.failing_since = None;
+            return Ok(published);
+        }
+        progress.doubt_bus();
+        self.failing_since.get_or_insert(begun);
+        match published {
+            Ok(Err(error)) if !self.patience().is_zero() => Err(error.into()),
+            _ => {
+                self.failing_since = None;
+                Err(RelayError::GaveUp)
+            }
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        let failed_for = self.failing_since.map(|since| since.elapsed());
+        PATIENCE.saturating_sub(failed_for.unwrap_or_default())
+    }
+}
+
+async fn publish(
+    bus: &dyn Bus,
+    progress: &mut Progress,
+    events: Vec<Event>,
+) -> Result<Published, BusError> {
+    if progress.has_bus_lost(bus).await? {
+        return Ok(Published::AfterLoss);
+    }
+    if events.is_empty() {
+        return Ok(Published::At(None));
+    }
+    let place = bus.publish(events, progress.rewinds()).await?;
+    Ok(Published::At(place))
 }

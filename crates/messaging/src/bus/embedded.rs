@@ -16,7 +16,7 @@ use couponmesh_runtime::{Timestamp, database::Database, running::Running};
 use sea_orm::{DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use tokio::sync::watch;
 
-use super::{Bus, BusError, Delivery, Subscription};
+use super::{Bus, BusError, Delivery, Place, Subscription};
 use crate::{
     event::Event,
     migrations::{MigrateError, bring_up},
@@ -160,7 +160,7 @@ impl EmbeddedBus {
 
 #[async_trait]
 impl Bus for EmbeddedBus {
-    async fn publish(&self, events: Vec<Event>, _: i64) -> Result<(), BusError> {
+    async fn publish(&self, events: Vec<Event>, _: i64) -> Result<Option<Place>, BusError> {
         let mut last = self.0.last.lock().await;
         let known = match last.take() {
             Some(known) => known,
@@ -169,10 +169,11 @@ impl Bus for EmbeddedBus {
         let events: Vec<(i64, Delivery)> = (known + 1..)
             .zip(events.into_iter().map(Arc::new))
             .collect();
-        let Some(&(newest, _)) = events.last() else {
+        let Some((newest, event)) = events.last() else {
             *last = Some(known);
-            return Ok(());
+            return Ok(None);
         };
+        let (newest, event_id) = (*newest, event.id);
         let tx = self.0.database.begin().await?;
         table::insert(&tx, &events).await?;
         tx.commit().await?;
@@ -184,7 +185,19 @@ impl Bus for EmbeddedBus {
             tail.drain(..surplus);
         }
         self.0.newest.send_replace(newest);
-        Ok(())
+        Ok(Some(Place {
+            sequence: newest,
+            event_id,
+        }))
+    }
+
+    async fn holds(&self, place: Place) -> Result<bool, BusError> {
+        let db = self.0.database.read();
+        if table::newest(db).await? < place.sequence {
+            return Ok(false);
+        }
+        let there = table::Entity::find_by_id(place.sequence).one(db).await?;
+        Ok(there.is_none_or(|row| row.event_id == place.event_id))
     }
 
     async fn subscribe(

@@ -12,7 +12,7 @@ pub use nats::{NatsBus, NatsConfig, NeverReached};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use couponmesh_runtime::Timestamp;
+use couponmesh_runtime::{Timestamp, id::EventId};
 
 use crate::event::Event;
 
@@ -27,15 +27,31 @@ impl From<sea_orm::DbErr> for BusError {
     }
 }
 
+/// Where an event is on a bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its position in the bus's own order.
+    pub sequence: i64,
+    /// The event.
+    pub event_id: EventId,
+}
+
 /// An event bus.
 #[async_trait]
 pub trait Bus: Send + Sync + 'static {
-    /// Publishes `events`; returns when all are on disk. A bus may drop what was published before with the same
+    /// Publishes `events`; returns when all are on disk where the last one is. A bus may drop what was published before with the same
     /// `rewinds`: the number of times that an operator had events published once more.
     ///
     /// # Errors
     /// When they are not, or when that is not known: publish them again.
-    async fn publish(&self, events: Vec<Event>, rewinds: i64) -> Result<(), BusError>;
+    async fn publish(&self, events: Vec<Event>, rewinds: i64) -> Result<Option<Place>, BusError>;
+
+    /// Whether the bus still has what it said to have on disk at `place`, or has deleted it for its age. A bus that
+    /// has not has lost events: at least that one, and all that came after it.
+    ///
+    /// # Errors
+    /// When the bus is away.
+    async fn holds(&self, place: Place) -> Result<bool, BusError>;
 
     /// Joins `consumer`'s share of the events whose type is one of `types`, from where it left off.
     ///

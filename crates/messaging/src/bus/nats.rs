@@ -13,7 +13,7 @@ mod subscription;
 use std::{
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -32,17 +32,27 @@ use bytes::Bytes;
 use couponmesh_runtime::{Timestamp, running::Running};
 use futures::future::try_join_all;
 use serde::Deserialize;
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 
 pub use self::config::NatsConfig;
 use self::{pull::Pull, stream::Found, subscription::NatsSubscription};
-use super::{Bus, BusError, Subscription};
+use super::{Bus, BusError, Place, Subscription};
 use crate::{MessagingConfig, event::Event};
 
 /// How often a server that is not there is tried, and said so.
 const TRY_AGAIN: Duration = Duration::from_secs(3);
 /// How long the server may take for an answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a connection is tried. One that misses two answers is made anew, to another server if there is one.
+const PING_INTERVAL: Duration = Duration::from_secs(3);
+/// So many times in a row JetStream may leave a question unanswered on a connection that lives. Its server may be cut off
+/// from the others, and another one is tried.
+const PATIENCE: u32 = 3;
+/// A question that was given up sooner was not left unanswered.
+const SILENCE: Duration = Duration::from_secs(2);
 /// From this number on, events are published as one batch: the server syncs once for all of them, where it
 /// syncs for each alone. Fewer are not worth the batch's own cost. Measured: docs/performance.md.
 const BATCH_FROM: usize = 32;
@@ -61,11 +71,32 @@ struct Inner {
     context: OnceLock<Context>,
     /// The stream as it was found; none while it has to be looked for.
     stream: Mutex<Option<Stream>>,
-    /// When the stream that this replica found last was made; none while it has found none.
-    met: watch::Sender<Option<i128>>,
-    /// The highest sequence number in the stream that the server acknowledged to this replica.
-    acknowledged: AtomicU64,
+    /// Whether this replica has found the stream, or made it.
+    met: watch::Sender<bool>,
+    /// How many questions in a row JetStream left unanswered.
+    silences: AtomicU32,
     running: Running,
+}
+
+/// A question to JetStream, until it is answered or given up.
+struct Question<'a> {
+    bus: &'a NatsBus,
+    asked: Instant,
+    answered: bool,
+}
+
+impl Drop for Question<'_> {
+    fn drop(&mut self) {
+        let silences = &self.bus.0.silences;
+        if self.answered {
+            silences.store(0, Ordering::Relaxed);
+        } else if self.asked.elapsed() >= SILENCE
+            && silences.fetch_add(1, Ordering::Relaxed) + 1 >= PATIENCE
+        {
+            silences.store(0, Ordering::Relaxed);
+            self.bus.try_another_server();
+        }
+    }
 }
 
 /// The server was never reached.
@@ -90,8 +121,8 @@ impl NatsBus {
             consumers,
             context: OnceLock::new(),
             stream: Mutex::default(),
-            met: watch::Sender::new(None),
-            acknowledged: AtomicU64::new(0),
+            met: watch::Sender::new(false),
+            silences: AtomicU32::new(0),
             running: Running::new(),
         }));
         let connecting = bus.clone();
@@ -108,14 +139,14 @@ impl NatsBus {
     /// When it was not within the configured time.
     pub async fn reached(&self) -> Result<(), NeverReached> {
         let patience = self.0.config.start_timeout;
-        let met = tokio::time::timeout(patience, self.meet()).await;
+        let met = timeout(patience, self.meet()).await;
         met.map_err(|_| NeverReached(patience))
     }
 
     /// Waits until the stream was found once, however long that takes.
     async fn meet(&self) {
         // The sender lives as long as this.
-        let _ = self.0.met.subscribe().wait_for(Option::is_some).await;
+        let _ = self.0.met.subscribe().wait_for(|met| *met).await;
     }
 
     /// Ends the connection.
@@ -131,7 +162,7 @@ impl NatsBus {
                 client.drain().await?;
                 Ok::<(), async_nats::Error>(())
             };
-            let _ = tokio::time::timeout(TIMEOUT, end).await;
+            let _ = timeout(TIMEOUT, end).await;
         }
     }
 
@@ -173,7 +204,7 @@ impl NatsBus {
             .name(&self.0.name)
             .connection_timeout(TIMEOUT)
             .request_timeout(Some(TIMEOUT))
-            .ping_interval(Duration::from_secs(10))
+            .ping_interval(PING_INTERVAL)
             .event_callback(|event| async move {
                 match event {
                     ConnectionEvent::Connected => tracing::info!("connected to the bus"),
@@ -211,6 +242,42 @@ impl NatsBus {
         self.0.stream.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Asks JetStream something that takes `longest` at the most.
+    async fn ask<T>(
+        &self,
+        longest: Duration,
+        question: impl Future<Output = Result<T, BusError>>,
+    ) -> Result<T, BusError> {
+        let mut asked = Question {
+            bus: self,
+            asked: Instant::now(),
+            answered: false,
+        };
+        let answer = timeout(longest, question)
+            .await
+            .unwrap_or_else(|elapsed| Err(BusError(Box::new(elapsed))));
+        asked.answered = answer.is_ok();
+        if !asked.answered {
+            self.look_again();
+        }
+        answer
+    }
+
+    /// Leaves the server that does not answer.
+    fn try_another_server(&self) {
+        let (Ok(context), Ok(_)) = (self.context(), tokio::runtime::Handle::try_current()) else {
+            return;
+        };
+        let client = context.client();
+        tracing::warn!(
+            "JetStream does not answer; connecting anew, to another server if there is one"
+        );
+        drop(self.0.running.spawn(async move {
+            // An error says that the connection is being made anew already.
+            let _ = client.force_reconnect().await;
+        }));
+    }
+
     /// The stream may be gone: look for it before it is used again.
     fn look_again(&self) {
         self.known_stream().take();
@@ -221,16 +288,8 @@ impl NatsBus {
             return Ok(stream.clone());
         }
         let Found { stream, made } = stream::find_or_make(self.context()?, &self.0.config).await?;
-        let created = stream.cached_info().created.unix_timestamp_nanos();
-        let before = self.0.met.send_replace(Some(created));
-        match before {
-            Some(before) if before == created => {}
-            // Whoever made it anew: often a replica that started meanwhile and knows of no loss.
-            Some(_) => {
-                self.0.acknowledged.store(0, Ordering::Relaxed);
-                report_loss();
-            }
-            None => self.report(&stream, made)?,
+        if !self.0.met.send_replace(true) {
+            self.report(&stream, made)?;
         }
         *self.known_stream() = Some(stream.clone());
         Ok(stream)
@@ -253,31 +312,10 @@ impl NatsBus {
         Ok(())
     }
 
-    /// Takes note of the sequence number that a new event got. `before` is the highest that was
-    /// acknowledged when it was sent: a stream never gives a lower one, unless it lost its events.
-    /// A cluster makes such a stream anew by itself, with the time of creation of the old one.
-    async fn acknowledged(&self, sequence: u64, before: u64) {
-        // A server that names no number says nothing.
-        if sequence > before || sequence == 0 {
-            self.0.acknowledged.fetch_max(sequence, Ordering::Relaxed);
-            return;
-        }
-        let highest = &self.0.acknowledged;
-        let first =
-            highest.compare_exchange(before, sequence, Ordering::Relaxed, Ordering::Relaxed);
-        let met = *self.0.met.borrow();
-        self.look_again();
-        // A stream with another time of creation is reported there.
-        let _ = self.stream().await;
-        if first.is_ok() && *self.0.met.borrow() == met {
-            report_loss();
-        }
-    }
-
     /// As one batch, which the server takes as a whole or not at all.
-    async fn publish_batch(&self, events: &[Event], rewinds: i64) -> Result<(), BusError> {
+    async fn publish_batch(&self, events: &[Event], rewinds: i64) -> Result<Option<u64>, BusError> {
         let client = self.context()?.client();
-        let before = self.0.acknowledged.load(Ordering::Relaxed);
+        let mut sequence = None;
         let batch = events
             .first()
             .map(|event| event.id.to_string())
@@ -302,14 +340,13 @@ impl NatsBus {
             if let Some(error) = answer.error {
                 return Err(BusError(error.description.into()));
             }
-            self.acknowledged(answer.seq, before).await;
+            sequence = Some(answer.seq);
         }
-        Ok(())
+        Ok(sequence)
     }
 
-    async fn publish_each(&self, events: &[Event], rewinds: i64) -> Result<(), BusError> {
+    async fn publish_each(&self, events: &[Event], rewinds: i64) -> Result<Option<u64>, BusError> {
         let js = self.context()?;
-        let before = self.0.acknowledged.load(Ordering::Relaxed);
         let mut acks = Vec::with_capacity(events.len());
         for event in events {
             let (subject, payload) = (event.event_type.clone(), Bytes::from(event.payload.clone()));
@@ -318,12 +355,7 @@ impl NatsBus {
             acks.push(async { published.await?.await });
         }
         let acks = try_join_all(acks).await?;
-        // One that the stream has already keeps its number.
-        let new = acks.iter().filter(|ack| !ack.duplicate);
-        if let Some(last) = new.map(|ack| ack.sequence).max() {
-            self.acknowledged(last, before).await;
-        }
-        Ok(())
+        Ok(acks.last().map(|ack| ack.sequence))
     }
 
     /// Tells the server, in the background, that deliveries were not dealt with: those that came, and those that
@@ -346,16 +378,9 @@ impl NatsBus {
         };
         // What does not arrive is delivered again later.
         drop(self.0.running.spawn(async move {
-            let _ = tokio::time::timeout(TIMEOUT, give_back).await;
+            let _ = timeout(TIMEOUT, give_back).await;
         }));
     }
-}
-
-fn report_loss() {
-    tracing::error!(
-        stream = stream::NAME,
-        "the stream was lost and is made anew; fill it again with `couponmesh outbox republish` on every service's database"
-    );
 }
 
 /// What the server says to a batch.
@@ -375,12 +400,12 @@ struct Refusal {
 
 #[async_trait]
 impl Bus for NatsBus {
-    async fn publish(&self, events: Vec<Event>, rewinds: i64) -> Result<(), BusError> {
+    async fn publish(&self, events: Vec<Event>, rewinds: i64) -> Result<Option<Place>, BusError> {
         let publish = async {
             let stream = self.stream().await?;
             if events.len() >= BATCH_FROM && stream.cached_info().config.allow_atomic_publish {
                 match self.publish_batch(&events, rewinds).await {
-                    Ok(()) => return Ok(()),
+                    Ok(sequence) => return Ok(sequence),
                     // E.g. one of them is known already, after a relay that died before it stored its checkpoint.
                     Err(error) => tracing::debug!(
                         error = &error as &dyn std::error::Error,
@@ -390,13 +415,29 @@ impl Bus for NatsBus {
             }
             self.publish_each(&events, rewinds).await
         };
-        let published = tokio::time::timeout(TIMEOUT * 3, publish)
+        let published = timeout(TIMEOUT * 3, publish)
             .await
             .unwrap_or_else(|elapsed| Err(BusError(Box::new(elapsed))));
         if published.is_err() {
             self.look_again();
         }
-        published
+        let place = published?
+            .zip(events.last())
+            .map(|(sequence, event)| Place {
+                sequence: i64::try_from(sequence).unwrap_or(i64::MAX),
+                event_id: event.id,
+            });
+        // A server that names no number says nothing.
+        Ok(place.filter(|place| place.sequence > 0))
+    }
+
+    async fn holds(&self, place: Place) -> Result<bool, BusError> {
+        let holds = async { stream::holds(&self.stream().await?, place).await };
+        let holds = self.ask(TIMEOUT, holds).await?;
+        if !holds {
+            self.look_again();
+        }
+        Ok(holds)
     }
 
     async fn subscribe(
@@ -408,13 +449,7 @@ impl Bus for NatsBus {
             let stream = self.stream().await?;
             NatsSubscription::join(self, &stream, consumer, types).await
         };
-        match join.await {
-            Ok(subscription) => Ok(Box::new(subscription)),
-            Err(error) => {
-                self.look_again();
-                Err(error)
-            }
-        }
+        Ok(Box::new(self.ask(TIMEOUT * 3, join).await?))
     }
 
     async fn delete_before(&self, before: Timestamp, now: Timestamp) -> Result<(), BusError> {
@@ -422,7 +457,7 @@ impl Bus for NatsBus {
             self.meet().await;
             stream::purge(self.context()?, self.0.consumers, before, now).await
         };
-        tokio::time::timeout(TIMEOUT * 3, purge)
+        timeout(TIMEOUT * 3, purge)
             .await
             .unwrap_or_else(|elapsed| Err(BusError(Box::new(elapsed))))
     }

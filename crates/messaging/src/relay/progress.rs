@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::{LOOK_AGAIN, POLL};
 use crate::{
+    bus::{Bus, BusError, Place},
     checkpoint,
     event::Event,
     gaps::{Gaps, Writers},
@@ -17,6 +18,8 @@ use crate::{
 
 /// How much older than what is known the stored checkpoint may be. Storing costs a commit.
 const STORE_DELAY: Duration = Duration::from_millis(250);
+/// How often the bus is asked whether it still has what it took.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// Gaps that are remembered. Behind so many nothing is read until some are filled or given up.
 const MAX_GAPS: usize = 10_000;
 
@@ -28,6 +31,12 @@ pub(super) struct Progress {
     store_at: Option<Instant>,
     newest: i64,
     gaps: Gaps,
+    /// Where the bus has what was published last.
+    latest: Option<Place>,
+    /// The same when it was last seen that nothing is lost. A bus that loses its events between two such looks may have
+    /// others at the latest place by the next one.
+    checked: Option<Place>,
+    check_at: Instant,
 }
 
 /// What a look at the outbox found.
@@ -78,13 +87,14 @@ impl Progress {
                 "the relay's checkpoint is ahead of the outbox, as after a restore of some tables without the others: \
                  everything in the outbox is published again"
             );
-            let tx = store.begin("relay.rewind").await?;
-            checkpoint::rewind(&*tx, 0).await?;
-            tx.commit().await?;
+            checkpoint::begin_anew(store).await?;
             stored = checkpoint::load(store.read()).await?;
         }
         Ok(Self {
             newest: stored.position,
+            latest: stored.place(),
+            checked: stored.place(),
+            check_at: Instant::now(),
             stored,
             store_at: None,
             gaps: Gaps::default(),
@@ -94,6 +104,39 @@ impl Progress {
     /// How often events were to be published again.
     pub(super) fn rewinds(&self) -> i64 {
         self.stored.rewinds
+    }
+
+    /// Whether the bus has lost events; asked now and then, and before anything is published after a failure.
+    ///
+    /// # Errors
+    /// When the bus is away.
+    pub(super) async fn has_bus_lost(&mut self, bus: &dyn Bus) -> Result<bool, BusError> {
+        if Instant::now() < self.check_at {
+            return Ok(false);
+        }
+        for place in [self.checked, self.latest].into_iter().flatten() {
+            if !bus.holds(place).await? {
+                return Ok(true);
+            }
+        }
+        self.checked = self.latest;
+        self.check_at = Instant::now() + CHECK_INTERVAL;
+        Ok(false)
+    }
+
+    /// The bus may be another the next time.
+    pub(super) fn doubt_bus(&mut self) {
+        self.check_at = Instant::now();
+    }
+
+    /// Never again asks whether the bus has lost events: for a sabotage.
+    pub(super) fn trust_bus(&mut self) {
+        (self.checked, self.latest) = (None, None);
+    }
+
+    /// Gives up every position that is missing: for a sabotage.
+    pub(super) fn forget_gaps(&mut self) {
+        self.gaps = Gaps::default();
     }
 
     /// Looks for up to `limit` rows that are not on the bus.
@@ -126,8 +169,15 @@ impl Progress {
         })
     }
 
-    /// Everything that `look` found is on the bus.
-    pub(super) fn published(&mut self, look: Look) {
+    /// Everything that `look` found is on the bus, the last of it at `place`.
+    pub(super) fn published(&mut self, look: Look, place: Option<Place>) {
+        // A place that is not further than the last may be of what was published before, or of another bus.
+        let is_further = place.map(|at| at.sequence) > self.latest.map(|at| at.sequence);
+        if is_further {
+            self.latest = place;
+        } else if place.is_some() {
+            self.doubt_bus();
+        }
         let before = self.position();
         if let Some(late) = look.late {
             self.gaps
@@ -161,11 +211,16 @@ impl Progress {
         if self.store_at.is_none() {
             return Ok(true);
         }
-        let position = self.position();
-        if !checkpoint::advance(store, &self.stored, position).await? {
+        let to = checkpoint::Model {
+            position: self.position(),
+            bus_sequence: self.latest.map(|place| place.sequence),
+            bus_event_id: self.latest.map(|place| place.event_id),
+            ..self.stored.clone()
+        };
+        if !checkpoint::advance(store, &self.stored, &to).await? {
             return Ok(false);
         }
-        self.stored.position = position;
+        self.stored = to;
         self.store_at = None;
         Ok(true)
     }

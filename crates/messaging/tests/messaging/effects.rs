@@ -2,7 +2,8 @@
 
 use crate::{
     check::violations,
-    support::{Mesh, eventually},
+    nats_bus::events,
+    support::{Mesh, TICKED, eventually},
 };
 
 #[tokio::test]
@@ -99,4 +100,27 @@ async fn a_replay_of_the_whole_log_changes_nothing() {
     assert_eq!(violations(&mesh).await, [""; 0]);
     assert_eq!(mesh.dead_letters().await, []);
     mesh.close().await;
+}
+
+/// Whether or not others have published more since than what was lost.
+#[tokio::test]
+async fn a_bus_that_lost_its_events_is_filled_again_without_being_asked() {
+    for others in [0, 300] {
+        let (mut home, mesh) = Mesh::new().await;
+        mesh.start_relay();
+        mesh.register(200).await.unwrap();
+        eventually("all is published", async || mesh.outbox().await.1 == 0).await;
+        mesh.close().await;
+        home.lose_bus();
+        let mesh = Mesh::open(&home).await;
+        mesh.bus.publish(events(TICKED, others), 0).await.unwrap();
+        mesh.start();
+        eventually("all are handled", async || {
+            violations(&mesh).await.is_empty()
+        })
+        .await;
+        mesh.settle().await;
+        assert_eq!(mesh.dead_letters().await, []);
+        mesh.close().await;
+    }
 }

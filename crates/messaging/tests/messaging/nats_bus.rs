@@ -416,18 +416,22 @@ async fn a_server_that_is_killed_keeps_its_events_and_everyone_goes_on_when_it_i
 }
 
 #[tokio::test]
-async fn a_stream_that_is_lost_is_made_anew_and_what_comes_after_goes_through_it() {
+async fn a_stream_that_is_lost_while_all_run_is_made_anew_and_filled_again() {
     let Some((mut home, mesh)) = mesh().await else {
         return;
     };
     mesh.register(20).await.unwrap();
     mesh.settle().await;
-    home.lose_bus();
+    mesh.stop_consumer().await;
     mesh.register(20).await.unwrap();
+    eventually("all is published", async || mesh.outbox().await.1 == 0).await;
+    home.lose_bus();
+    mesh.start_consumer();
+    eventually("all are handled", async || {
+        violations(&mesh).await.is_empty()
+    })
+    .await;
     mesh.settle().await;
-    assert_eq!(violations(&mesh).await, [""; 0]);
-    // Of those before, nothing is there.
-    let kept = messages_in(nats(&mut home)).await;
-    assert!((21..40).contains(&kept), "{kept}");
+    assert!(messages_in(nats(&mut home)).await > 41);
     mesh.close().await;
 }

@@ -1,14 +1,20 @@
 //! The relay may die or fail anywhere: the bus gets every event, some of them more than once.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use couponmesh_messaging::{checkpoint, lease};
+use async_trait::async_trait;
+use couponmesh_messaging::{
+    Bus, BusError, Event,
+    bus::{Place, Subscription},
+    checkpoint, lease,
+};
+use couponmesh_runtime::{Timestamp, running::Running};
 use couponmesh_testbed::on_servers;
 use sea_orm::{ActiveValue::Set, EntityTrait as _, sea_query::Expr};
 
 use crate::{
-    check::violations,
-    support::{Mesh, eventually},
+    check::{Idle, violations},
+    support::{Mesh, config, eventually},
 };
 
 #[tokio::test]
@@ -147,6 +153,57 @@ async fn a_checkpoint_from_the_future_loses_nothing() {
     mesh.start();
     mesh.settle().await;
     assert_eq!(mesh.log().await.len(), 11);
+    assert_eq!(violations(&mesh).await, [""; 0]);
+    mesh.close().await;
+}
+
+/// On the wrong side of a network that is cut in two.
+struct CutOff;
+
+#[async_trait]
+impl Bus for CutOff {
+    async fn publish(&self, _: Vec<Event>, _: i64) -> Result<Option<Place>, BusError> {
+        std::future::pending().await
+    }
+
+    async fn holds(&self, _: Place) -> Result<bool, BusError> {
+        std::future::pending().await
+    }
+
+    async fn subscribe(
+        &self,
+        _: &'static str,
+        _: &'static [&'static str],
+    ) -> Result<Box<dyn Subscription>, BusError> {
+        Err(BusError("cut off".into()))
+    }
+
+    async fn delete_before(&self, _: Timestamp, _: Timestamp) -> Result<(), BusError> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn a_relay_that_the_bus_does_not_hear_leaves_the_outbox_to_another() {
+    let (_home, mesh) = Mesh::new().await;
+    let cut_off = Running::new();
+    let bus: Arc<dyn Bus> = Arc::new(CutOff);
+    let replica = mesh.publisher.new_id();
+    let store = mesh.publisher_as(replica);
+    couponmesh_messaging::start(&store, &bus, Idle, &config(), &cut_off);
+    let leases = async || lease::Entity::find_by_id("relay").one(store.read()).await;
+    eventually("it has the lease", async || {
+        let lease = leases().await.unwrap();
+        lease.is_some_and(|lease| lease.holder == replica)
+    })
+    .await;
+    mesh.start();
+    mesh.register(10).await.unwrap();
+    eventually("all is published", async || mesh.outbox().await == (10, 0)).await;
+    let holder = leases().await.unwrap().unwrap().holder;
+    assert_ne!(holder, replica);
+    cut_off.stop().await;
+    mesh.settle().await;
     assert_eq!(violations(&mesh).await, [""; 0]);
     mesh.close().await;
 }

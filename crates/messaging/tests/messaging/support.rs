@@ -150,6 +150,20 @@ impl Mesh {
         self.start_consumer_on(&self.consumer)
     }
 
+    /// The publisher's store under another replica's id.
+    pub(crate) fn publisher_as(&self, replica: uuid::Uuid) -> Store {
+        let (clock, random) = (Clock::system(), Random::from_os());
+        let database = self.publisher.database().clone();
+        Store::new(
+            "publisher",
+            replica,
+            database,
+            clock,
+            random,
+            Faults::none(),
+        )
+    }
+
     /// The same under an id of its own, and with faults of its own.
     pub(crate) fn start_replica(&self, faults: Faults) -> Running {
         let (clock, random) = (Clock::system(), Random::from_os());
@@ -269,7 +283,9 @@ impl Mesh {
     /// Lets every consumer get `events`, which were published before, once more.
     pub(crate) async fn deliver_again(&self, events: Vec<Event>) {
         match &self.backend {
-            Backend::Embedded(bus) => bus.publish(events, 0).await.unwrap(),
+            Backend::Embedded(bus) => {
+                bus.publish(events, 0).await.unwrap();
+            }
             // Published as it was, the server would drop it as known: it comes under another message id.
             Backend::Nats { events: log, .. } => {
                 let ids: Vec<String> = events.iter().map(|event| event.id.to_string()).collect();

@@ -14,7 +14,7 @@ use couponmesh_runtime::Timestamp;
 use serde::Deserialize;
 
 use super::NatsConfig;
-use crate::bus::BusError;
+use crate::bus::{BusError, Place};
 
 /// The contract's name.
 pub(super) const NAME: &str = "COUPONMESH";
@@ -197,8 +197,25 @@ pub(super) async fn purge(
     Ok(())
 }
 
+/// Whether the stream has the event at its place, or has deleted what was there.
+pub(super) async fn holds(stream: &Stream, place: Place) -> Result<bool, BusError> {
+    let sequence = u64::try_from(place.sequence).unwrap_or(0);
+    match stream.get_raw_message(sequence).await {
+        Ok(message) => {
+            let id = message.headers.get("ce-id").map(|id| id.as_str());
+            Ok(id == Some(place.event_id.to_string().as_str()))
+        }
+        Err(error) if is_no_message(&error) => {
+            // Asked for anew: the stream may be another by now.
+            let info = stream.get_info().await?;
+            Ok(sequence <= info.state.last_sequence)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
 fn is_no_message(error: &RawMessageError) -> bool {
-    matches!(error.kind(), RawMessageErrorKind::JetStream(error) if error.error_code() == ErrorCode::NO_MESSAGE_FOUND)
+    matches!(error.kind(), RawMessageErrorKind::NoMessageFound)
 }
 
 fn micros(nanos: i128) -> i64 {
