@@ -18,7 +18,7 @@ pub(crate) type Writers = Arc<HashSet<String>>;
 const LOOK: usize = 256;
 
 /// The gaps below the newest position that was seen.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Gaps {
     by_first: BTreeMap<i64, Gap>,
     /// Where the last look ended, so that each gap has its turn.
@@ -102,6 +102,20 @@ impl Gaps {
                 first = next;
             }
         }
+    }
+}
+
+#[cfg(test)]
+impl Gaps {
+    /// What is the same in two that go on alike.
+    pub(crate) fn key(&self) -> String {
+        let gaps = self.by_first.iter().map(|(first, gap)| {
+            let writers = gap.writers.as_ref();
+            let writers: Option<std::collections::BTreeSet<_>> =
+                writers.map(|writers| writers.iter().collect());
+            (first, gap.last, writers)
+        });
+        format!("{:?}", gaps.collect::<Vec<_>>())
     }
 }
 

@@ -4,6 +4,8 @@
 //! which all of them are. When it dies, what lies above that is published again, and every consumer's
 //! inbox knows it.
 
+#[cfg(test)]
+mod model;
 mod progress;
 
 use std::{sync::Arc, time::Duration};

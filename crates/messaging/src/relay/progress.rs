@@ -24,7 +24,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 const MAX_GAPS: usize = 10_000;
 
 /// Everything up to the newest position that was seen is on the bus, but for what its gaps hide.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Progress {
     stored: checkpoint::Model,
     /// When the checkpoint is to be stored again; none while it is as it should be.
@@ -40,7 +40,7 @@ pub(super) struct Progress {
 }
 
 /// What a look at the outbox found.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Look {
     late: Option<Late>,
     /// Rows after the newest position.
@@ -49,8 +49,8 @@ pub(super) struct Look {
 }
 
 /// A look into gaps.
-#[derive(Debug)]
-struct Late {
+#[derive(Clone, Debug)]
+pub(super) struct Late {
     ranges: Vec<RangeInclusive<i64>>,
     /// Who wrote before the look.
     writers: Writers,
@@ -60,7 +60,32 @@ struct Late {
     all: bool,
 }
 
+impl Late {
+    pub(super) fn new(
+        ranges: Vec<RangeInclusive<i64>>,
+        writers: Writers,
+        rows: Vec<outbox::Model>,
+        all: bool,
+    ) -> Self {
+        Self {
+            positions: rows.iter().map(|row| row.seq).collect(),
+            ranges,
+            writers,
+            rows,
+            all,
+        }
+    }
+}
+
 impl Look {
+    pub(super) fn new(late: Option<Late>, newer: Vec<outbox::Model>) -> Self {
+        Self {
+            newer_positions: newer.iter().map(|row| row.seq).collect(),
+            late,
+            newer,
+        }
+    }
+
     /// The events, in the order of their positions.
     pub(super) fn take_events(&mut self, source: &str) -> Vec<Event> {
         let late = self
@@ -90,7 +115,12 @@ impl Progress {
             checkpoint::begin_anew(store).await?;
             stored = checkpoint::load(store.read()).await?;
         }
-        Ok(Self {
+        Ok(Self::at(stored))
+    }
+
+    /// Nothing is known but the checkpoint.
+    pub(super) fn at(stored: checkpoint::Model) -> Self {
+        Self {
             newest: stored.position,
             latest: stored.place(),
             checked: stored.place(),
@@ -98,7 +128,7 @@ impl Progress {
             stored,
             store_at: None,
             gaps: Gaps::default(),
-        })
+        }
     }
 
     /// How often events were to be published again.
@@ -141,18 +171,18 @@ impl Progress {
 
     /// Looks for up to `limit` rows that are not on the bus.
     pub(super) async fn look(&mut self, db: &Reader, limit: usize) -> Result<Look, DbErr> {
-        let mut look = Look::default();
         let mut room = limit;
+        let mut late = None;
         if !self.gaps.is_empty() {
-            let late = self.look_into_gaps(db, limit).await?;
-            room -= late.rows.len();
-            look.late = Some(late);
+            let found = self.look_into_gaps(db, limit).await?;
+            room -= found.rows.len();
+            late = Some(found);
         }
+        let mut newer = Vec::new();
         if room > 0 && self.gaps.len() < MAX_GAPS {
-            look.newer = outbox::after(db, self.newest, room).await?;
-            look.newer_positions = look.newer.iter().map(|row| row.seq).collect();
+            newer = outbox::after(db, self.newest, room).await?;
         }
-        Ok(look)
+        Ok(Look::new(late, newer))
     }
 
     async fn look_into_gaps(&mut self, db: &Reader, limit: usize) -> Result<Late, DbErr> {
@@ -160,13 +190,8 @@ impl Progress {
         // In this order: what those committed who have ended by now is seen.
         let writers = outbox::writers(db).await?;
         let rows = outbox::within(db, &ranges, limit).await?;
-        Ok(Late {
-            positions: rows.iter().map(|row| row.seq).collect(),
-            all: rows.len() < limit,
-            ranges,
-            writers,
-            rows,
-        })
+        let all = rows.len() < limit;
+        Ok(Late::new(ranges, writers, rows, all))
     }
 
     /// Everything that `look` found is on the bus, the last of it at `place`.
@@ -211,18 +236,29 @@ impl Progress {
         if self.store_at.is_none() {
             return Ok(true);
         }
+        let (from, to) = self.to_store();
+        if !checkpoint::advance(store, &from, &to).await? {
+            return Ok(false);
+        }
+        self.stored(to);
+        Ok(true)
+    }
+
+    /// The checkpoint as it was stored, and as it is to be.
+    pub(super) fn to_store(&self) -> (checkpoint::Model, checkpoint::Model) {
         let to = checkpoint::Model {
             position: self.position(),
             bus_sequence: self.latest.map(|place| place.sequence),
             bus_event_id: self.latest.map(|place| place.event_id),
             ..self.stored.clone()
         };
-        if !checkpoint::advance(store, &self.stored, &to).await? {
-            return Ok(false);
-        }
-        self.stored = to;
+        (self.stored.clone(), to)
+    }
+
+    /// The checkpoint was stored.
+    pub(super) fn stored(&mut self, checkpoint: checkpoint::Model) {
+        self.stored = checkpoint;
         self.store_at = None;
-        Ok(true)
     }
 
     /// Whether nobody else has moved the checkpoint.
@@ -242,5 +278,53 @@ impl Progress {
             LOOK_AGAIN
         };
         store_in.map_or(look_in, |pause| pause.min(look_in))
+    }
+}
+
+/// What the model looks at.
+#[cfg(test)]
+impl Progress {
+    pub(super) fn has_gaps(&self) -> bool {
+        !self.gaps.is_empty()
+    }
+
+    pub(super) fn gaps_to_look_into(&mut self) -> Vec<RangeInclusive<i64>> {
+        self.gaps.look()
+    }
+
+    pub(super) fn newest(&self) -> i64 {
+        self.newest
+    }
+
+    /// What is the same in two that go on alike.
+    pub(super) fn key(&self) -> String {
+        let (stored, newest, gaps) = (self.stored.position, self.newest, self.gaps.key());
+        format!("{stored} {newest} {gaps}")
+    }
+}
+
+#[cfg(test)]
+impl Look {
+    pub(super) fn positions(&self) -> impl Iterator<Item = i64> {
+        let late = self.late.iter().flat_map(|late| &late.positions);
+        late.chain(&self.newer_positions).copied()
+    }
+
+    pub(super) fn key(&self) -> String {
+        format!(
+            "{} {:?}",
+            Late::key(self.late.as_ref()),
+            self.newer_positions
+        )
+    }
+}
+
+#[cfg(test)]
+impl Late {
+    pub(super) fn key(late: Option<&Self>) -> String {
+        late.map_or_else(String::new, |late| {
+            let writers: std::collections::BTreeSet<_> = late.writers.iter().collect();
+            format!("{:?} {writers:?} {:?}", late.ranges, late.positions)
+        })
     }
 }
