@@ -49,6 +49,18 @@ fn binary() -> String {
         .unwrap_or_else(|_| env!("CARGO_BIN_EXE_couponmesh").to_owned())
 }
 
+/// The binary of the release before this one; none when it was said to go without.
+pub(crate) fn previous_release() -> Option<PathBuf> {
+    let binary = std::env::var("COUPONMESH_TEST_PREVIOUS").unwrap_or_default();
+    // Not taken for nothing to do: then nobody would notice that releases are no longer tried together.
+    assert!(
+        !binary.is_empty(),
+        "COUPONMESH_TEST_PREVIOUS is not set: make test-full sets it to what scripts/previous prints; \
+         COUPONMESH_TEST_PREVIOUS=none goes without this test"
+    );
+    (binary != "none").then(|| binary.into())
+}
+
 /// How to call the binary: `couponmesh run` on a data directory, or `couponmesh serve`, on a port of its own.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {

@@ -1,9 +1,10 @@
 //! SIGKILL at random moments, under load. What was acknowledged is kept, once.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use couponmesh::config::Config;
 use couponmesh_runtime::Random;
+use couponmesh_testbed::on_servers;
 use futures::{StreamExt as _, stream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -11,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     binary::{
         caller::{Caller, randomness},
-        process::Call,
+        process::{Call, previous_release},
         webhook::Webhook,
     },
     books::{Books, by_member, check_files},
@@ -36,11 +37,8 @@ fn announcing(call: Call, webhook: &Webhook) -> Call {
         .set("NOTIFICATION__CHANNEL__WEBHOOK__TIMEOUT", "500ms")
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_was_acknowledged_is_kept_once_through_twenty_kills() {
-    let dir = tempfile::tempdir().unwrap();
-    let webhook = Webhook::refusing(0).await;
-    let call = announcing(Call::run(dir.path()), &webhook);
+/// Starts `lives` on one data directory, one after the other and under load, and kills all but the last.
+async fn live_and_die(dir: &Path, webhook: &Webhook, lives: &[Call]) {
     let random = Random::seeded(SEED);
     let (whereabouts, _) = watch::channel(Vec::new());
     let home = CancellationToken::new();
@@ -50,8 +48,8 @@ async fn whatever_was_acknowledged_is_kept_once_through_twenty_kills() {
             tokio::spawn(caller.keep_calling(home.clone()))
         })
         .collect();
-
-    for kill in 0..KILLS {
+    let (last, killed) = lives.split_last().unwrap();
+    for (kill, call) in killed.iter().enumerate() {
         // The moments are what is random here: nothing is waited for.
         if kill % 4 == 0 {
             // Once more while it starts, the first time even while it makes its tables.
@@ -66,7 +64,7 @@ async fn whatever_was_acknowledged_is_kept_once_through_twenty_kills() {
         whereabouts.send_replace(Vec::new());
         process.kill();
     }
-    let (process, address) = call.start().await;
+    let (process, address) = last.start().await;
     whereabouts.send_replace(vec![address]);
     home.cancel();
     let mut acknowledged = Vec::new();
@@ -76,7 +74,7 @@ async fn whatever_was_acknowledged_is_kept_once_through_twenty_kills() {
     let left = acknowledged
         .iter()
         .filter(|member| member.withdrawal_id.is_some());
-    assert!(left.count() > KILLS, "there was to be more load");
+    assert!(left.count() >= killed.len(), "there was to be more load");
 
     // Everything comes to its end by itself, and what it ends as is right.
     let books = Books::at(address);
@@ -98,7 +96,35 @@ async fn whatever_was_acknowledged_is_kept_once_through_twenty_kills() {
         .await;
     let (status, _) = process.terminate().await;
     assert!(status.success(), "{status}");
-    check_files(dir.path(), acknowledged.len()).await;
+    check_files(dir, acknowledged.len()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_was_acknowledged_is_kept_once_through_twenty_kills() {
+    let dir = tempfile::tempdir().unwrap();
+    let webhook = Webhook::refusing(0).await;
+    let call = announcing(Call::run(dir.path()), &webhook);
+    live_and_die(dir.path(), &webhook, &vec![call; KILLS + 1]).await;
+}
+
+/// Where the release before this one is tried, whatever stack the other tests run on there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_releases_take_a_data_directory_over_from_each_other_through_kills() {
+    if !on_servers() {
+        return;
+    }
+    let Some(previous) = previous_release() else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let webhook = Webhook::refusing(0).await;
+    let this = announcing(Call::run(dir.path()), &webhook);
+    let before = this.clone().built_as(&previous);
+    // The first life makes the files. It begins and ends more often than not with work of the other's.
+    let turns = [before.clone(), before, this.clone()];
+    let mut lives = vec![turns; 4].concat();
+    lives.push(this);
+    live_and_die(dir.path(), &webhook, &lives).await;
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use couponmesh::node::ServiceName;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    binary::process::Call,
+    binary::process::{Call, previous_release},
     load::Load,
     production::{Plan, Production},
     soak::{pick, say},
@@ -18,18 +18,6 @@ const PREVIOUS: usize = 0;
 const THIS: usize = 1;
 /// Calls that each replica of member answers before anything changes again.
 const SOME: usize = 5;
-
-/// The binary of the release before this one; none when it was said to go without.
-fn previous() -> Option<PathBuf> {
-    let binary = std::env::var("COUPONMESH_TEST_PREVIOUS").unwrap_or_default();
-    // Not taken for nothing to do: then nobody would notice that releases are no longer tried together.
-    assert!(
-        !binary.is_empty(),
-        "COUPONMESH_TEST_PREVIOUS is not set: make test-full sets it to what scripts/previous prints; \
-         COUPONMESH_TEST_PREVIOUS=none goes without this test"
-    );
-    (binary != "none").then(|| binary.into())
-}
 
 async fn version(call: Call) -> String {
     let printed = call.finish().await;
@@ -68,7 +56,7 @@ async fn two_releases_run_together_and_either_takes_over_from_the_other() {
     if !couponmesh_testbed::on_servers() {
         return;
     }
-    let Some(previous) = previous() else {
+    let Some(previous) = previous_release() else {
         say(TEST, "NOT TESTED: there is no release before this one");
         return;
     };
