@@ -12,14 +12,14 @@ use sea_orm::{
 
 use crate::{bus::Place, store::Store};
 
-/// Whose it is. There is one row.
+/// The name of the one row: the relay's.
 pub(crate) const RELAY: &str = "relay";
 
 /// The row.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "checkpoints")]
 pub struct Model {
-    /// Whose it is.
+    /// The relay's.
     #[sea_orm(primary_key, auto_increment = false)]
     pub name: String,
     /// Every row of the outbox up to this position is on the bus.
@@ -28,7 +28,7 @@ pub struct Model {
     pub bus_sequence: Option<i64>,
     /// The event there.
     pub bus_event_id: Option<EventId>,
-    /// How often it was moved back, to publish once more what follows.
+    /// How often it was moved back, by an operator or after a loss, to have published once more what follows.
     pub rewinds: i64,
 }
 
@@ -69,8 +69,8 @@ pub(crate) async fn advance(store: &Store, from: &Model, to: &Model) -> Result<b
     Ok(advanced > 0)
 }
 
-/// Moves the checkpoint back to `position`, unless it is there or before: a relay that runs publishes again what
-/// follows, within a second.
+/// Moves the checkpoint back to `position`, unless it is there or before. A relay that runs publishes again what
+/// follows, within two seconds.
 ///
 /// # Errors
 /// The database's.
@@ -88,17 +88,18 @@ pub async fn rewind(db: &impl ConnectionTrait, position: i64) -> Result<(), DbEr
     Ok(())
 }
 
-/// The bus has lost events: everything in the outbox is published again.
-pub(crate) async fn begin_anew(store: &Store) -> Result<(), DbErr> {
-    let tx = store.begin("relay.rewind").await?;
-    Entity::update_many()
+/// The bus has lost events, as is seen with the checkpoint at `from`: everything in the outbox is published again,
+/// unless somebody else has seen it before.
+pub(crate) async fn begin_anew(store: &Store, from: &Model) -> Result<(), DbErr> {
+    let anew = Entity::update_many()
+        .col_expr(Column::Position, Expr::value(0_i64))
         .col_expr(Column::BusSequence, Expr::value(None::<i64>))
         .col_expr(Column::BusEventId, Expr::value(None::<EventId>))
+        .col_expr(Column::Rewinds, Expr::col(Column::Rewinds).add(1))
         .filter(Column::Name.eq(RELAY))
-        .exec(&*tx)
-        .await?;
-    rewind(&*tx, 0).await?;
-    tx.commit().await
+        .filter(Column::Rewinds.eq(from.rewinds));
+    store.execute("relay.rewind", &anew.into_query()).await?;
+    Ok(())
 }
 
 impl Model {

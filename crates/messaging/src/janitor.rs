@@ -9,8 +9,8 @@
 use std::{sync::Arc, time::Duration};
 
 use couponmesh_runtime::{Timestamp, id::EventId, running::Running};
-use sea_orm::{DbErr, entity::prelude::*};
-use tokio::time::Instant;
+use sea_orm::{DbErr, QueryTrait as _, entity::prelude::*};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -21,8 +21,8 @@ use crate::{
     store::Store,
 };
 
-/// How often it comes by.
-const INTERVAL: Duration = Duration::from_secs(3_600);
+/// A time that is further to come than this was a wrong clock's.
+const AHEAD: Duration = Duration::from_secs(3_600);
 /// How long the last note of the time may take when the service stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
 /// Rows in one transaction: short enough that writers hardly notice.
@@ -54,21 +54,19 @@ pub(crate) fn start(store: &Store, bus: &Arc<dyn Bus>, retention: Retention, run
 }
 
 async fn run(store: Store, bus: Arc<dyn Bus>, retention: Retention, stop: CancellationToken) {
-    let mut next = Instant::now();
     while !stop.is_cancelled() {
-        if note_time(&store).await && next <= Instant::now() {
-            match clean_all(&store, bus.as_ref(), retention, &stop).await {
-                Ok(()) => next += INTERVAL,
-                Err(error) => tracing::warn!(
-                    service = store.service(),
-                    error = &error as &dyn std::error::Error,
-                    "clean-up failed; it is tried again"
-                ),
-            }
+        if note_time(&store).await
+            && let Err(error) = clean_all(&store, bus.as_ref(), retention, &stop).await
+        {
+            tracing::warn!(
+                service = store.service(),
+                error = &error as &dyn std::error::Error,
+                "clean-up failed; it is tried again"
+            );
         }
         tokio::select! {
             () = stop.cancelled() => {}
-            () = tokio::time::sleep(clock_spans::INTERVAL) => {}
+            () = sleep(clock_spans::INTERVAL) => {}
         }
     }
     // So that a run of minutes counts. A database that is away holds no stop up.
@@ -115,19 +113,37 @@ pub async fn clean(
     stop: impl Fn() -> bool,
 ) -> Result<(), DbErr> {
     clock_spans::note(store).await?;
+    let mut turns = Turns::default();
     if let Some(before) = older_than(store, retention.events).await? {
         let mut after = 0;
-        while !stop() && delete_published(store, before, &mut after).await? {}
-        while !stop() && delete_closed(store, before).await? {}
+        while turns.next(&stop).await && delete_published(store, before, &mut after).await? {}
+        while turns.next(&stop).await && delete_closed(store, before).await? {}
     }
     if let Some(before) = older_than(store, retention.dead_letters).await? {
-        while !stop() && give_up(store, before).await? {}
+        while turns.next(&stop).await && give_up(store, before).await? {}
     }
     if let Some(before) = older_than(store, retention.events * 2).await? {
         let mut after = None;
-        while !stop() && delete_handled(store, before, &mut after).await? {}
+        while turns.next(&stop).await && delete_handled(store, before, &mut after).await? {}
     }
     Ok(())
+}
+
+/// Gives writers at least half of the time.
+#[derive(Default)]
+struct Turns {
+    begun: Option<Instant>,
+}
+
+impl Turns {
+    /// Waits for as long as the last chunk took; false when there shall be no further one.
+    async fn next(&mut self, stop: impl Fn() -> bool) -> bool {
+        if let Some(begun) = self.begun {
+            sleep(begun.elapsed()).await;
+        }
+        self.begun = Some(Instant::now());
+        !stop()
+    }
 }
 
 /// Looks at the next rows in their order, those after `after`, which is that of time: rows that are too young end
@@ -147,20 +163,17 @@ async fn delete_published(
     let Some(&(last, time)) = next.last() else {
         return Ok(false);
     };
-    *after = last;
+    let begin = std::mem::replace(after, last);
     // A time to come was a wrong clock's, and says nothing of the rows behind it.
-    let more = time < before || time > store.now().plus(INTERVAL);
-    let old = next.into_iter().filter(|(_, time)| *time < before);
-    let seqs: Vec<i64> = old.map(|(seq, _)| seq).collect();
-    if seqs.is_empty() {
+    let more = time < before || time > store.now().plus(AHEAD);
+    if next.iter().all(|(_, time)| *time >= before) {
         return Ok(more);
     }
-    let tx = store.begin("janitor.outbox").await?;
-    outbox::Entity::delete_many()
-        .filter(outbox::Column::Seq.is_in(seqs))
-        .exec(&*tx)
-        .await?;
-    tx.commit().await?;
+    let old = outbox::Entity::delete_many()
+        .filter(outbox::Column::Seq.gt(begin))
+        .filter(outbox::Column::Seq.lte(last))
+        .filter(outbox::Column::CreateTime.lt(before));
+    store.execute("janitor.outbox", &old.into_query()).await?;
     Ok(more)
 }
 

@@ -164,7 +164,7 @@ pub(crate) async fn end(db: &impl ConnectionTrait) -> Result<i64, DbErr> {
     let backend = db.get_database_backend();
     let sql = match backend {
         DbBackend::Postgres => {
-            "SELECT pg_sequence_last_value(pg_get_serial_sequence('outbox', 'seq'))"
+            "SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence('outbox', 'seq')), max(seq)) FROM outbox"
         }
         _ => "SELECT max(seq) FROM sqlite_sequence WHERE name = 'outbox'",
     };

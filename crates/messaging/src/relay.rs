@@ -10,7 +10,7 @@ mod progress;
 
 use std::{sync::Arc, time::Duration};
 
-use couponmesh_runtime::{backoff::Backoff, running::Running};
+use couponmesh_runtime::{backoff::Backoff, database::Losses, running::Running};
 use sea_orm::DbErr;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -51,9 +51,12 @@ pub(crate) fn start(store: &Store, bus: &Arc<dyn Bus>, batch: usize, running: &R
     running.keep("relay", move || {
         let relay = Relay {
             lease: Lease::new(&store, "relay"),
+            losses: store.database().losses(),
             store: store.clone(),
             way: Way {
                 bus: bus.clone(),
+                // Where there is one process, nobody else has a better way.
+                longest: store.database().postgres().map(|_| PATIENCE),
                 failing_since: None,
             },
             batch,
@@ -82,8 +85,9 @@ struct Relay {
     way: Way,
     batch: usize,
     lease: Lease,
-    /// None until the lease is held, and when another has moved the checkpoint.
+    /// None until the lease is held, when another has moved the checkpoint, and when the database may be another.
     progress: Option<Progress>,
+    losses: Losses,
 }
 
 impl Relay {
@@ -102,6 +106,9 @@ impl Relay {
                     pause
                 }
                 Err(error) => {
+                    if matches!(error, RelayError::Storage(_)) {
+                        self.progress = None;
+                    }
                     tracing::warn!(
                         service = store.service(),
                         error = &error as &dyn std::error::Error,
@@ -126,6 +133,10 @@ impl Relay {
 
     /// Moves one batch; how long to wait for a wake-up then, none when more may wait.
     async fn round(&mut self) -> Result<Option<Duration>, RelayError> {
+        // Another server may hand positions out again that were on their way to it when the one before was lost.
+        if self.losses.happened() {
+            self.progress = None;
+        }
         let holds = self.lease.hold().await?;
         self.store.set_relays(holds);
         if !holds {
@@ -154,15 +165,17 @@ impl Relay {
                     service = self.store.service(),
                     "the bus has lost events; everything in this outbox is published again"
                 );
-                checkpoint::begin_anew(&self.store).await?;
+                let stored = progress.to_store().0;
+                checkpoint::begin_anew(&self.store, &stored).await?;
                 self.progress = None;
                 return Ok(None);
             }
-            // Nobody needs it now.
+            // There is nothing that the bus would be needed for.
             Err(_) if found == 0 => {}
             Err(RelayError::GaveUp) => {
                 let stored = progress.store(&self.store).await;
                 self.progress = None;
+                self.store.set_relays(false);
                 self.lease.leave().await;
                 stored?;
                 return Err(RelayError::GaveUp);
@@ -172,9 +185,10 @@ impl Relay {
         if self.store.faults().sabotaged("relay.gaps") {
             progress.forget_gaps();
         }
-        let stored = progress.store_when_due(&self.store).await?;
-        // What an operator wants to be published again is noticed at the next quiet moment, too.
-        if !stored || found == 0 && !progress.is_as_stored(self.store.read()).await? {
+        // An operator may have moved it.
+        if !progress.store_when_due(&self.store).await?
+            || !progress.is_as_stored(self.store.read()).await?
+        {
             self.progress = None;
             return Ok(None);
         }
@@ -198,6 +212,8 @@ impl Relay {
 /// The way to the bus from here.
 struct Way {
     bus: Arc<dyn Bus>,
+    /// How long the bus may take no events before this replica gives up; none when it never does.
+    longest: Option<Duration>,
     /// Since when the bus takes no events; none while it does.
     failing_since: Option<Instant>,
 }
@@ -221,8 +237,11 @@ impl Way {
         events: Vec<Event>,
     ) -> Result<Published, RelayError> {
         let begun = Instant::now();
-        let patience = self.patience();
-        let published = timeout(patience, publish(self.bus.as_ref(), progress, events)).await;
+        let publishing = publish(self.bus.as_ref(), progress, events);
+        let published = match self.patience() {
+            Some(patience) => timeout(patience, publishing).await,
+            None => Ok(publishing.await),
+        };
         if let Ok(Ok(published)) = published {
             self.failing_since = None;
             return Ok(published);
@@ -230,7 +249,7 @@ impl Way {
         progress.doubt_bus();
         self.failing_since.get_or_insert(begun);
         match published {
-            Ok(Err(error)) if !self.patience().is_zero() => Err(error.into()),
+            Ok(Err(error)) if self.patience() != Some(Duration::ZERO) => Err(error.into()),
             _ => {
                 self.failing_since = None;
                 Err(RelayError::GaveUp)
@@ -238,9 +257,11 @@ impl Way {
         }
     }
 
-    fn patience(&self) -> Duration {
+    fn patience(&self) -> Option<Duration> {
         let failed_for = self.failing_since.map(|since| since.elapsed());
-        PATIENCE.saturating_sub(failed_for.unwrap_or_default())
+        let failed_for = failed_for.unwrap_or_default();
+        self.longest
+            .map(|longest| longest.saturating_sub(failed_for))
     }
 }
 

@@ -19,10 +19,10 @@ use std::{
 };
 
 use async_nats::{
-    ConnectOptions, Event as ConnectionEvent,
+    ConnectOptions, Event as ConnectionEvent, RequestError, RequestErrorKind,
     connection::State,
     jetstream::{
-        self, Context,
+        self, Context, ErrorCode,
         message::{AckKind, Acker},
         stream::Stream,
     },
@@ -48,9 +48,9 @@ const TRY_AGAIN: Duration = Duration::from_secs(3);
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a connection is tried. One that misses two answers is made anew, to another server if there is one.
 const PING_INTERVAL: Duration = Duration::from_secs(3);
-/// So many times in a row JetStream may leave a question unanswered on a connection that lives. Its server may be cut off
-/// from the others, and another one is tried.
-const PATIENCE: u32 = 3;
+/// Questions in a row that JetStream may leave unanswered on a connection that lives. After that another server is tried:
+/// this one may be cut off from the others.
+const SILENCES: u32 = 3;
 /// A question that was given up sooner was not left unanswered.
 const SILENCE: Duration = Duration::from_secs(2);
 /// From this number on, events are published as one batch: the server syncs once for all of them, where it
@@ -83,6 +83,8 @@ struct Question<'a> {
     bus: &'a NatsBus,
     asked: Instant,
     answered: bool,
+    /// The server said that it cannot answer.
+    cut_off: bool,
 }
 
 impl Drop for Question<'_> {
@@ -90,8 +92,8 @@ impl Drop for Question<'_> {
         let silences = &self.bus.0.silences;
         if self.answered {
             silences.store(0, Ordering::Relaxed);
-        } else if self.asked.elapsed() >= SILENCE
-            && silences.fetch_add(1, Ordering::Relaxed) + 1 >= PATIENCE
+        } else if (self.cut_off || self.asked.elapsed() >= SILENCE)
+            && silences.fetch_add(1, Ordering::Relaxed) + 1 >= SILENCES
         {
             silences.store(0, Ordering::Relaxed);
             self.bus.try_another_server();
@@ -242,7 +244,7 @@ impl NatsBus {
         self.0.stream.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks JetStream something that takes `longest` at the most.
+    /// Asks JetStream something, for `longest` and no longer.
     async fn ask<T>(
         &self,
         longest: Duration,
@@ -252,13 +254,17 @@ impl NatsBus {
             bus: self,
             asked: Instant::now(),
             answered: false,
+            cut_off: false,
         };
         let answer = timeout(longest, question)
             .await
             .unwrap_or_else(|elapsed| Err(BusError(Box::new(elapsed))));
-        asked.answered = answer.is_ok();
-        if !asked.answered {
-            self.look_again();
+        match &answer {
+            Ok(_) => asked.answered = true,
+            Err(error) => {
+                asked.cut_off = is_cut_off(error);
+                self.look_again();
+            }
         }
         answer
     }
@@ -383,6 +389,23 @@ impl NatsBus {
     }
 }
 
+/// Whether the server says that it has no JetStream at hand, as one that is cut off from its cluster does.
+fn is_cut_off(error: &BusError) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        let refused = error.downcast_ref::<jetstream::Error>();
+        if refused.is_some_and(|error| error.error_code() == ErrorCode::CLUSTER_NOT_AVAILABLE) {
+            return true;
+        }
+        let asked = error.downcast_ref::<RequestError>();
+        if asked.is_some_and(|error| error.kind() == RequestErrorKind::NoResponders) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
 /// What the server says to a batch.
 #[derive(Deserialize)]
 struct Answer {
@@ -415,18 +438,11 @@ impl Bus for NatsBus {
             }
             self.publish_each(&events, rewinds).await
         };
-        let published = timeout(TIMEOUT * 3, publish)
-            .await
-            .unwrap_or_else(|elapsed| Err(BusError(Box::new(elapsed))));
-        if published.is_err() {
-            self.look_again();
-        }
-        let place = published?
-            .zip(events.last())
-            .map(|(sequence, event)| Place {
-                sequence: i64::try_from(sequence).unwrap_or(i64::MAX),
-                event_id: event.id,
-            });
+        let published = self.ask(TIMEOUT * 3, publish).await?;
+        let place = published.zip(events.last()).map(|(sequence, event)| Place {
+            sequence: i64::try_from(sequence).unwrap_or(i64::MAX),
+            event_id: event.id,
+        });
         // A server that names no number says nothing.
         Ok(place.filter(|place| place.sequence > 0))
     }

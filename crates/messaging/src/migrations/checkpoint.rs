@@ -1,6 +1,6 @@
 //! The relay's checkpoint, in place of a mark on each row of the outbox.
 
-use sea_orm::{ConnectionTrait as _, Statement};
+use sea_orm::{ConnectionTrait as _, DbBackend, Statement};
 use sea_orm_migration::prelude::*;
 
 use super::record::serves_from;
@@ -24,12 +24,11 @@ impl MigrationTrait for CreateCheckpoint {
             .await?;
         // Releases up to 0.3 marked each row instead. They run on without the index, and the column is theirs.
         let is_marked = manager.has_column("outbox", "publish_time").await?;
-        let marks = Index::drop()
-            .name("outbox_unpublished")
-            .if_exists()
-            .to_owned();
-        // Waits for whoever writes, so that every row up to the last one is seen next.
-        manager.drop_index(marks).await?;
+        if backend == DbBackend::Postgres {
+            // Waits for whoever writes, so that every row up to the last one is seen next.
+            let still = "LOCK TABLE outbox IN SHARE MODE";
+            manager.get_connection().execute_unprepared(still).await?;
+        }
         let end = "SELECT coalesce(max(seq), 0) FROM outbox";
         if !is_marked {
             // Those releases cannot do without the column.
@@ -46,6 +45,11 @@ impl MigrationTrait for CreateCheckpoint {
         );
         let begin = Statement::from_string(backend, begin);
         manager.get_connection().execute_raw(begin).await?;
-        Ok(())
+        // Last: the look for the first row without a mark needs it.
+        let marks = Index::drop()
+            .name("outbox_unpublished")
+            .if_exists()
+            .to_owned();
+        manager.drop_index(marks).await
     }
 }

@@ -20,6 +20,8 @@ use crate::{
 const STORE_DELAY: Duration = Duration::from_millis(250);
 /// How often the bus is asked whether it still has what it took.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a bus has to go on without something before it counts as lost.
+const CONFIRM: Duration = Duration::from_secs(2);
 /// Gaps that are remembered. Behind so many nothing is read until some are filled or given up.
 const MAX_GAPS: usize = 10_000;
 
@@ -30,6 +32,8 @@ pub(super) struct Progress {
     /// When the checkpoint is to be stored again; none while it is as it should be.
     store_at: Option<Instant>,
     newest: i64,
+    /// Whether rows may become visible in another order than that of their positions.
+    is_unordered: bool,
     gaps: Gaps,
     /// Where the bus has what was published last.
     latest: Option<Place>,
@@ -37,6 +41,10 @@ pub(super) struct Progress {
     /// others at the latest place by the next one.
     checked: Option<Place>,
     check_at: Instant,
+    /// Since when the bus does not have what it took; none while it has.
+    missed_since: Option<Instant>,
+    /// When it was last seen that nobody else has moved the checkpoint.
+    seen_at: Instant,
 }
 
 /// What a look at the outbox found.
@@ -112,19 +120,24 @@ impl Progress {
                 "the relay's checkpoint is ahead of the outbox, as after a restore of some tables without the others: \
                  everything in the outbox is published again"
             );
-            checkpoint::begin_anew(store).await?;
+            checkpoint::begin_anew(store, &stored).await?;
             stored = checkpoint::load(store.read()).await?;
         }
-        Ok(Self::at(stored))
+        // SQLite has one writer at a time.
+        let is_unordered = store.database().postgres().is_some();
+        Ok(Self::at(stored, is_unordered))
     }
 
     /// Nothing is known but the checkpoint.
-    pub(super) fn at(stored: checkpoint::Model) -> Self {
+    pub(super) fn at(stored: checkpoint::Model, is_unordered: bool) -> Self {
         Self {
+            is_unordered,
             newest: stored.position,
             latest: stored.place(),
             checked: stored.place(),
             check_at: Instant::now(),
+            missed_since: None,
+            seen_at: Instant::now(),
             stored,
             store_at: None,
             gaps: Gaps::default(),
@@ -136,22 +149,37 @@ impl Progress {
         self.stored.rewinds
     }
 
-    /// Whether the bus has lost events; asked now and then, and before anything is published after a failure.
+    /// Whether the bus has lost events; asked now and then, and before anything is published after a failure. A bus
+    /// of several servers may answer before it knows everything again, so it is asked a second time.
     ///
     /// # Errors
-    /// When the bus is away.
+    /// When the bus is away, or has to be asked again.
     pub(super) async fn has_bus_lost(&mut self, bus: &dyn Bus) -> Result<bool, BusError> {
-        if Instant::now() < self.check_at {
+        if self.missed_since.is_none() && Instant::now() < self.check_at {
             return Ok(false);
         }
+        if self.bus_has_all(bus).await? {
+            self.missed_since = None;
+            self.checked = self.latest;
+            self.check_at = Instant::now() + CHECK_INTERVAL;
+            return Ok(false);
+        }
+        let missed_since = *self.missed_since.get_or_insert_with(Instant::now);
+        if missed_since.elapsed() >= CONFIRM {
+            return Ok(true);
+        }
+        Err(BusError(
+            "it does not have what it took; it is asked again".into(),
+        ))
+    }
+
+    async fn bus_has_all(&self, bus: &dyn Bus) -> Result<bool, BusError> {
         for place in [self.checked, self.latest].into_iter().flatten() {
             if !bus.holds(place).await? {
-                return Ok(true);
+                return Ok(false);
             }
         }
-        self.checked = self.latest;
-        self.check_at = Instant::now() + CHECK_INTERVAL;
-        Ok(false)
+        Ok(true)
     }
 
     /// The bus may be another the next time.
@@ -200,6 +228,8 @@ impl Progress {
         let is_further = place.map(|at| at.sequence) > self.latest.map(|at| at.sequence);
         if is_further {
             self.latest = place;
+            // The first one: nothing older can be looked for.
+            self.checked = self.checked.or(place);
         } else if place.is_some() {
             self.doubt_bus();
         }
@@ -209,7 +239,9 @@ impl Progress {
                 .looked(&late.ranges, &late.writers, &late.positions, late.all);
         }
         if let Some(&newest) = look.newer_positions.last() {
-            self.gaps.note(self.newest, look.newer_positions);
+            if self.is_unordered {
+                self.gaps.note(self.newest, look.newer_positions);
+            }
             self.newest = newest;
         }
         if self.position() > before {
@@ -259,10 +291,15 @@ impl Progress {
     pub(super) fn stored(&mut self, checkpoint: checkpoint::Model) {
         self.stored = checkpoint;
         self.store_at = None;
+        self.seen_at = Instant::now();
     }
 
-    /// Whether nobody else has moved the checkpoint.
-    pub(super) async fn is_as_stored(&self, db: &Reader) -> Result<bool, DbErr> {
+    /// Whether nobody else has moved the checkpoint; looked at every now and then.
+    pub(super) async fn is_as_stored(&mut self, db: &Reader) -> Result<bool, DbErr> {
+        if self.seen_at.elapsed() < POLL {
+            return Ok(true);
+        }
+        self.seen_at = Instant::now();
         Ok(checkpoint::load(db).await? == self.stored)
     }
 

@@ -1,5 +1,8 @@
 //! What is committed is seen, exactly once in effect; what is not is never seen.
 
+use couponmesh_messaging::outbox;
+use sea_orm::{ColumnTrait as _, EntityTrait as _, QueryFilter as _};
+
 use crate::{
     check::violations,
     nats_bus::events,
@@ -123,4 +126,28 @@ async fn a_bus_that_lost_its_events_is_filled_again_without_being_asked() {
         assert_eq!(mesh.dead_letters().await, []);
         mesh.close().await;
     }
+}
+
+#[tokio::test]
+async fn a_lost_bus_is_filled_again_from_an_outbox_whose_oldest_rows_are_gone() {
+    let (mut home, mesh) = Mesh::new().await;
+    mesh.start_relay();
+    mesh.register(100).await.unwrap();
+    eventually("all is published", async || mesh.outbox().await.1 == 0).await;
+    mesh.start_consumer();
+    mesh.settle().await;
+    mesh.stop().await;
+    let tx = mesh.publisher.begin("test").await.unwrap();
+    let oldest = outbox::Entity::delete_many().filter(outbox::Column::Seq.lte(50));
+    oldest.exec(&*tx).await.unwrap();
+    tx.commit().await.unwrap();
+    mesh.close().await;
+    home.lose_bus();
+    let mesh = Mesh::open(&home).await;
+    mesh.start();
+    mesh.settle().await;
+    eventually("all is published", async || mesh.outbox().await.1 == 0).await;
+    assert_eq!(violations(&mesh).await, [""; 0]);
+    assert!(mesh.log().await.len() > 50);
+    mesh.close().await;
 }

@@ -100,6 +100,16 @@ impl Losses {
     /// On a file, which loses none.
     pub(super) const NEVER: Self = Self(None);
 
+    /// Whether connections were lost since this was asked last, or waited for.
+    pub fn happened(&mut self) -> bool {
+        let Some(lost) = &mut self.0 else {
+            return false;
+        };
+        let happened = lost.has_changed().unwrap_or(false);
+        lost.mark_unchanged();
+        happened
+    }
+
     /// Waits until connections are lost once more.
     pub async fn next(&mut self) {
         if let Some(lost) = &mut self.0
