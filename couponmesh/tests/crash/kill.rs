@@ -66,6 +66,8 @@ async fn live_and_die(dir: &Path, webhook: &Webhook, lives: &[Call]) {
     }
     let (process, address) = last.start().await;
     whereabouts.send_replace(vec![address]);
+    // However slow the machine, some of them come and go.
+    tokio::time::sleep(Duration::from_secs(2)).await;
     home.cancel();
     let mut acknowledged = Vec::new();
     for caller in callers {

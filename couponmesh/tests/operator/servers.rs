@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use couponmesh_messaging::{
+    checkpoint,
     dead_letter::{self, query},
     outbox,
 };
@@ -12,7 +13,10 @@ use couponmesh_notification::{
 };
 use couponmesh_runtime::{Clock, database::Database, id::NotificationId};
 use couponmesh_testbed::{Databases, config, on_servers};
-use sea_orm::{ActiveModelTrait as _, ActiveValue::Set, EntityTrait as _, IntoActiveModel as _};
+use sea_orm::{
+    ActiveModelTrait as _, ActiveValue::Set, EntityTrait as _, IntoActiveModel as _,
+    sea_query::Expr,
+};
 
 use crate::{
     binary::process::{Call, Finished},
@@ -144,6 +148,9 @@ async fn dead_letters_and_events_on_a_server_are_operated_on_by_its_url() {
         let insert = outbox::Entity::insert(event);
         insert.exec_without_returning(&tx).await.unwrap();
     }
+    let published = checkpoint::Entity::update_many();
+    let published = published.col_expr(checkpoint::Column::Position, Expr::value(2));
+    published.exec(&tx).await.unwrap();
     tx.commit().await.unwrap();
 
     let list = told(&url, &["dlq", "list", "--service", "coupon"]).await;

@@ -89,10 +89,11 @@ async fn a_machine_that_runs_for_five_minutes_a_day_deletes_what_is_old() {
     let mut mesh = Mesh::by(&clock, |_| {}).await;
     mesh.join("ann@example.com").await;
     mesh.settled().await;
-    // The default retention of 7 days, and one more: the last stop counts for nothing yet.
-    for day in 0..8 {
+    // The default retention of 7 days, and one more: the last stop counts for nothing yet. Two are to spare, for notes
+    // of the time that a busy machine leaves out.
+    for day in 0..10 {
         let events = mesh.file("member").await.count("outbox").await;
-        assert!(events > 0, "gone after {day} days");
+        assert!(events > 0 || day >= 8, "gone after {day} days");
         clock.advance(HOUR / 12);
         let shut = mesh.shut().await;
         clock.advance(HOUR * 24);

@@ -10,7 +10,7 @@ use sea_orm::{
 use crate::harness::eventually;
 
 /// Longer than a caller is held up, and shorter than a caller waits.
-const HELD_UP: &str = "SET lock_timeout = '2s'";
+const HELD_UP: &str = "SET lock_timeout = '4s'";
 const SERVICE: ServiceName = ServiceName::Member;
 
 /// Member's database, some of whose migrations are to be done again.

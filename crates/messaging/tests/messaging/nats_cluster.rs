@@ -119,7 +119,10 @@ async fn one_copy_in_a_cluster_is_warned_of_and_three_outlive_a_server() {
     })
     .await;
     let (three, log) = bus(&cluster, 3).await;
-    assert_eq!(log.lines_with("WARN"), 0, "{:?}", log.0.lock().unwrap());
+    // Others may come of a cluster that is at work.
+    for told in [ONE_COPY, EDIT, "replicas is"] {
+        assert_eq!(log.lines_with(told), 0, "{:?}", log.0.lock().unwrap());
+    }
 
     let lost = leader(&cluster).await;
     cluster.lose(&lost);
@@ -172,7 +175,10 @@ async fn the_loss_of_the_only_copy_is_seen_however_much_is_published_afterwards(
     let after = info(&cluster).await;
     assert_eq!(after.created, before.created);
     assert_eq!(after.state.last_sequence, 3, "the cluster kept its events");
-    assert!(!bus.holds(place).await.unwrap());
+    eventually("the loss is seen", async || {
+        bus.holds(place).await.is_ok_and(|holds| !holds)
+    })
+    .await;
     let place_of_others = bus.publish(events(TICKED, 200), 0).await.unwrap().unwrap();
     assert!(place_of_others.sequence > place.sequence);
     assert!(!bus.holds(place).await.unwrap());

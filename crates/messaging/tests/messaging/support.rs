@@ -28,7 +28,7 @@ use sea_orm_migration::{MigratorTrait, prelude::*};
 use crate::check::{Counting, CreateTables, Idle, Trouble};
 
 pub(crate) const RETENTION: Duration = Duration::from_secs(7 * 86_400);
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Polls until `done`; a test that waits in vain says what for.
 pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, done: impl Fn() -> F) {

@@ -355,8 +355,9 @@ pub(super) async fn execute_alone(pool: &PgPool, sql: String) -> Result<(), DbEr
     connection.close().await.map_err(connection_error)
 }
 
-/// How long a migration waits for a table: whoever comes after it waits behind it.
-const TABLE_LOCK_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a migration waits for a table: whoever comes after it waits behind it. Longer than `deadlock_timeout`, a second
+/// by default, after which PostgreSQL sends a vacuum of its own away.
+const TABLE_LOCK_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// Takes the right to migrate for as long as `tx` lasts, and lets a migration take its time, but for locks. False, and `tx` is of
 /// no use any more, when another process had it for all of `patience`.
