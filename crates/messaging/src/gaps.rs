@@ -1,9 +1,9 @@
 //! Positions that were not seen between those that were.
 //!
 //! PostgreSQL hands positions out before transactions commit, so a row may become visible after rows
-//! that follow it, or never. A gap is given up when none of the transactions that wrote to the outbox
-//! after it was noticed writes any more: whoever could have filled it has ended by then, and the look
-//! that came after that did not find its row. No time is waited for, and nobody else's transaction.
+//! that follow it, or never. When a gap is noticed, the relay notes which transactions are writing to
+//! the outbox. When all of them have ended and a further look finds no row, nobody can fill the gap,
+//! and it is given up. No time is waited for, and nobody else's transaction.
 
 use std::{
     collections::{BTreeMap, HashSet},

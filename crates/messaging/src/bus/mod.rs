@@ -39,8 +39,8 @@ pub struct Place {
 /// An event bus.
 #[async_trait]
 pub trait Bus: Send + Sync + 'static {
-    /// Publishes `events`; returns when all are on disk where the last one is. A bus may drop what was published before with the same
-    /// `rewinds`: the number of times that an operator had events published once more.
+    /// Publishes `events`; returns when all are on disk, and where the last one is. A bus may drop what was
+    /// published before with the same `rewinds`: how often an operator, or a loss, had events published once more.
     ///
     /// # Errors
     /// When they are not, or when that is not known: publish them again.

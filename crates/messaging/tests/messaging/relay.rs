@@ -192,7 +192,7 @@ async fn a_relay_that_the_bus_does_not_hear_leaves_the_outbox_to_another() {
     let cut_off = Running::new();
     let bus: Arc<dyn Bus> = Arc::new(CutOff);
     let replica = mesh.publisher.new_id();
-    let store = mesh.publisher_as(replica);
+    let store = mesh.publisher_as(replica, mesh.publisher.clock());
     couponmesh_messaging::start(&store, &bus, Idle, &config(), &cut_off);
     let leases = async || lease::Entity::find_by_id("relay").one(store.read()).await;
     eventually("it has the lease", async || {

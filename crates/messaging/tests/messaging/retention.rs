@@ -7,13 +7,13 @@ use std::{
 };
 
 use couponmesh_messaging::{
-    MessagingConfig, Store, checkpoint,
+    MessagingConfig, checkpoint,
     dead_letter::{self, operate},
     inbox,
     janitor::{self, Retention, clean},
     outbox,
 };
-use couponmesh_runtime::{Clock, Timestamp, config::Problems, fault::Faults};
+use couponmesh_runtime::{Clock, Timestamp, config::Problems};
 use sea_orm::{ColumnTrait as _, EntityTrait as _, QueryFilter as _, sea_query::Expr};
 
 use crate::{
@@ -148,21 +148,6 @@ async fn an_open_letter_is_given_up_in_the_end_with_one_line_that_names_it() {
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// The publisher's store with another clock.
-fn publisher_at(mesh: &Mesh, clock: &Clock) -> Store {
-    let (database, random) = (mesh.publisher.database().clone(), mesh.publisher.random());
-    let (clock, random) = (clock.clone(), random.clone());
-    let replica = mesh.publisher.new_id();
-    Store::new(
-        "publisher",
-        replica,
-        database,
-        clock,
-        random,
-        Faults::none(),
-    )
-}
-
 #[tokio::test]
 async fn nothing_is_deleted_by_a_clock_that_jumped_and_an_idle_service_goes_on_by_itself() {
     let (_dir, mesh) = Mesh::new().await;
@@ -178,7 +163,7 @@ async fn nothing_is_deleted_by_a_clock_that_jumped_and_an_idle_service_goes_on_b
     };
     let clean = async |clock: &Clock| {
         // As after a restart.
-        let store = publisher_at(&mesh, clock);
+        let store = mesh.publisher_as(mesh.publisher.new_id(), clock);
         janitor::clean(&store, retention, || false).await.unwrap();
         mesh.outbox().await.0
     };
@@ -188,7 +173,7 @@ async fn nothing_is_deleted_by_a_clock_that_jumped_and_an_idle_service_goes_on_b
     assert_eq!(clean(&clock).await, 4);
     // Now the clock agrees with the newest row, and the rows look old.
     mesh.register(1).await.unwrap();
-    let store = publisher_at(&mesh, &clock);
+    let store = mesh.publisher_as(mesh.publisher.new_id(), &clock);
     let tx = store.begin("test").await.unwrap();
     let newest = outbox::Entity::update_many()
         .col_expr(outbox::Column::CreateTime, Expr::value(clock.now()))

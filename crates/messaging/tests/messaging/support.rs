@@ -150,21 +150,20 @@ impl Mesh {
         self.start_consumer_on(&self.consumer)
     }
 
-    /// The publisher's store under another replica's id.
-    pub(crate) fn publisher_as(&self, replica: uuid::Uuid) -> Store {
-        let (clock, random) = (Clock::system(), Random::from_os());
-        let database = self.publisher.database().clone();
+    /// The publisher's store as another replica has it, with a clock of its own.
+    pub(crate) fn publisher_as(&self, replica: uuid::Uuid, clock: &Clock) -> Store {
+        let (database, random) = (self.publisher.database(), self.publisher.random());
         Store::new(
             "publisher",
             replica,
-            database,
-            clock,
-            random,
+            database.clone(),
+            clock.clone(),
+            random.clone(),
             Faults::none(),
         )
     }
 
-    /// The same under an id of its own, and with faults of its own.
+    /// A replica of the consumer under an id of its own, and with faults of its own.
     pub(crate) fn start_replica(&self, faults: Faults) -> Running {
         let (clock, random) = (Clock::system(), Random::from_os());
         let (replica, database) = (self.consumer.new_id(), self.consumer.database().clone());
