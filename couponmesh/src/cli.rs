@@ -45,7 +45,7 @@ pub(crate) enum Command {
     },
     /// Lists dead letters, events that a service could not handle, and has them handled again or dropped
     Dlq(DlqArgs),
-    /// Has a service publish its events once more, for a bus that lost them
+    /// Has a service's events published or read once more, for a bus or a reader that lost them
     Outbox(OutboxArgs),
     /// Lists the administrator's notifications, and has failed ones sent again
     Notifications(NotificationsArgs),

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc};
 use clap::ValueEnum;
 use couponmesh_coupon::Coupon;
 use couponmesh_member::{Member, coupon_client::CouponClient};
-use couponmesh_messaging::Bus;
+use couponmesh_messaging::{Bus, Handler as _};
 use couponmesh_mypage::MyPage;
 use couponmesh_notification::Notification;
 use couponmesh_runtime::{
@@ -51,6 +51,17 @@ impl ServiceName {
             Self::Coupon => couponmesh_coupon::NAME,
             Self::Notification => couponmesh_notification::NAME,
             Self::Mypage => couponmesh_mypage::NAME,
+        }
+    }
+
+    /// The types of events that it reads.
+    #[must_use]
+    pub fn types(self) -> &'static [&'static str] {
+        match self {
+            Self::Member => couponmesh_member::consumer::MemberHandler::TYPES,
+            Self::Coupon => couponmesh_coupon::consumer::CouponHandler::TYPES,
+            Self::Notification => couponmesh_notification::consumer::NotificationHandler::TYPES,
+            Self::Mypage => couponmesh_mypage::consumer::MyPageHandler::TYPES,
         }
     }
 
@@ -234,7 +245,7 @@ impl Services {
         in_process: &InProcess,
     ) -> Result<(), NodeError> {
         let messaging = &config.messaging;
-        let store = stack.store(name.name()).await?;
+        let store = stack.store(name).await?;
         let ready = health::watch(store.database(), &self.watching);
         let migrate = |source| NodeError::Migrate {
             service: name.name(),

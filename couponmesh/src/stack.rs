@@ -1,6 +1,7 @@
 //! Databases and bus: where the backend is chosen.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -8,7 +9,7 @@ use std::{
 
 use couponmesh_messaging::{
     Bus, Store,
-    bus::{EmbeddedBus, NatsBus, NeverReached},
+    bus::{NatsBus, NeverReached, Outboxes, Service, TakeOverError},
     migrations::MigrateError,
 };
 use couponmesh_runtime::{
@@ -23,6 +24,8 @@ use uuid::Uuid;
 use crate::{
     config::Config,
     data_dir::{DataDir, DataDirError},
+    migrate::migrate,
+    node::ServiceName,
 };
 
 /// Everyone who consumes events.
@@ -32,6 +35,8 @@ const CONSUMERS: [&str; 4] = [
     couponmesh_notification::NAME,
     couponmesh_mypage::NAME,
 ];
+/// The one process that owns a directory. A restart takes its own leases over: they are all its own.
+const EMBEDDED: Uuid = Uuid::nil();
 /// How often a database that is not there at the start is tried, and said so.
 const TRY_AGAIN: Duration = Duration::from_secs(3);
 
@@ -72,6 +77,14 @@ pub enum StackError {
         /// What the database said.
         source: MigrateError,
     },
+    /// What an earlier release left in the directory cannot be taken over.
+    #[error("the log of an earlier release {}: {source}", path.display())]
+    TakeOver {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: TakeOverError,
+    },
     /// The server stayed away, or did not let us in.
     #[error("database.url: no connection within {:?}: {source}", .after)]
     Unreachable {
@@ -95,8 +108,12 @@ pub struct Stack {
 }
 
 enum Backend {
-    /// One SQLite file per service and one for the bus, in a directory of its own.
-    Embedded { data_dir: DataDir, log: EmbeddedBus },
+    /// One SQLite file per service, in a directory of its own.
+    Embedded {
+        /// Keeps others out.
+        _data_dir: DataDir,
+        stores: BTreeMap<ServiceName, Store>,
+    },
     /// The PostgreSQL database of one service, and NATS.
     Servers {
         database: DatabaseConfig,
@@ -105,29 +122,31 @@ enum Backend {
 }
 
 impl Stack {
-    /// The embedded stack in `data_dir`, whose files are made when they are missing.
+    /// The embedded stack in `data_dir`, whose files are made when they are missing: those of all services, since what
+    /// one that does not run has published is read, and what it has not read is kept.
     ///
     /// # Errors
-    /// When the directory or the bus's file cannot be used.
+    /// When the directory or one of its files cannot be used.
     pub async fn embedded(data_dir: &Path, sources: Sources) -> Result<Self, StackError> {
         let data_dir = DataDir::take(data_dir)?;
-        let path = data_dir.database("bus");
-        let open_log = async {
-            let log = EmbeddedBus::open(&path).await?;
-            // Also of a service that `--without` has left out since the first day.
-            log.keep_for(&CONSUMERS).await?;
-            Ok(log)
+        let mut databases = Vec::new();
+        let opened = open_all(&data_dir, &sources, &mut databases).await;
+        let (outboxes, stores) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                close_all(databases).await;
+                return Err(error);
+            }
         };
-        let log = open_log
-            .await
-            .map_err(|source| StackError::Database { path, source })?;
         Ok(Self {
-            bus: Arc::new(log.clone()),
-            backend: Backend::Embedded { data_dir, log },
-            // One process owns the directory, so a restart takes its own leases over: they are all its own.
-            replica: Uuid::nil(),
+            bus: Arc::new(outboxes),
+            backend: Backend::Embedded {
+                _data_dir: data_dir,
+                stores,
+            },
+            replica: EMBEDDED,
             sources,
-            databases: Mutex::default(),
+            databases: Mutex::new(databases),
         })
     }
 
@@ -168,37 +187,17 @@ impl Stack {
     ///
     /// # Errors
     /// When its file cannot be used, or its server stays away for too long.
-    pub async fn store(&self, service: &'static str) -> Result<Store, StackError> {
-        let database = match &self.backend {
-            Backend::Embedded { data_dir, .. } => {
-                let path = data_dir.database(service);
-                Database::open_sqlite(&path)
-                    .await
-                    .map_err(|source| StackError::Database {
-                        path,
-                        source: source.into(),
-                    })?
-            }
-            Backend::Servers { database, .. } => connect(database, service).await?,
+    pub async fn store(&self, service: ServiceName) -> Result<Store, StackError> {
+        let config = match &self.backend {
+            Backend::Embedded { stores, .. } => return Ok(stores[&service].clone()),
+            Backend::Servers { database, .. } => database,
         };
+        let database = connect(config, service.name()).await?;
         self.databases
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(database.clone());
-        let Sources {
-            clock,
-            random,
-            faults,
-        } = self.sources.clone();
-        let clock = database.clock(&clock);
-        Ok(Store::new(
-            service,
-            self.replica,
-            database,
-            clock,
-            random,
-            faults,
-        ))
+        Ok(store(service, self.replica, database, &self.sources))
     }
 
     /// The bus.
@@ -227,22 +226,69 @@ impl Stack {
     /// Closes every file and connection. Services have to be stopped before.
     pub async fn close(self) {
         match &self.backend {
-            Backend::Embedded { log, .. } => log.close().await,
+            Backend::Embedded { .. } => {}
             Backend::Servers { nats, .. } => nats.close().await,
         }
         let databases = self
             .databases
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner);
-        for database in databases {
-            if let Err(error) = database.close().await {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "a database did not close cleanly"
-                );
-            }
+        close_all(databases).await;
+    }
+}
+
+async fn close_all(databases: Vec<Database>) {
+    for database in databases {
+        if let Err(error) = database.close().await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "a database did not close cleanly"
+            );
         }
     }
+}
+
+/// The outboxes of all services as a bus, and their stores, on databases that are brought up to date.
+async fn open_all(
+    data_dir: &DataDir,
+    sources: &Sources,
+    databases: &mut Vec<Database>,
+) -> Result<(Outboxes, BTreeMap<ServiceName, Store>), StackError> {
+    let mut stores = BTreeMap::new();
+    for name in ServiceName::all() {
+        let path = data_dir.database(name.name());
+        let open = async {
+            let database = Database::open_sqlite(&path).await?;
+            databases.push(database.clone());
+            migrate(name, &database).await?;
+            Ok(database)
+        };
+        let database = open.await.map_err(|source| StackError::Database {
+            path: path.clone(),
+            source,
+        })?;
+        stores.insert(name, store(name, EMBEDDED, database, sources));
+    }
+    let service = |(name, store): (&ServiceName, &Store)| Service {
+        store: store.clone(),
+        types: name.types(),
+    };
+    let outboxes = Outboxes::new(stores.iter().map(service).collect());
+    // Releases up to 0.3 kept a log beside them.
+    let path = data_dir.database("bus");
+    let taken_over = outboxes.take_over(&path).await;
+    taken_over.map_err(|source| StackError::TakeOver { path, source })?;
+    Ok((outboxes, stores))
+}
+
+fn store(service: ServiceName, replica: Uuid, database: Database, sources: &Sources) -> Store {
+    let Sources {
+        clock,
+        random,
+        faults,
+    } = sources.clone();
+    let clock = database.clock(&clock);
+    Store::new(service.name(), replica, database, clock, random, faults)
 }
 
 /// Connects to a server that may still be starting, or that was given wrong, which cannot be told apart.

@@ -50,7 +50,7 @@ pub(crate) enum DlqCommand {
     /// This only asks for it. The service's own worker handles each event within seconds, or as soon as the
     /// service runs; `dlq list` shows those that are still to do or failed again.
     Redrive(ActArgs),
-    /// Gives events up: they are deleted here and never handled, also when the bus delivers them again.
+    /// Gives events up: they are deleted here, and handled only if the bus is read again from before them.
     Drop(ActArgs),
 }
 
@@ -154,9 +154,10 @@ pub(crate) struct OutboxArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum OutboxCommand {
-    /// Has the service publish its events once more, e.g. after the bus lost its disk
+    /// Has the service publish its events once more; in a data directory, has them read once more
     ///
-    /// Nothing is done twice: consumers know the events that they have dealt with. Run it for every service.
+    /// Nothing is done twice: handlers tolerate events that come again. A bus that lost events is filled again without
+    /// this.
     Republish(RepublishArgs),
 }
 

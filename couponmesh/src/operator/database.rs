@@ -48,6 +48,26 @@ pub(super) fn of_service(
     })?
 }
 
+/// The services that read what `of` publishes, when it is one of a data directory.
+pub(super) async fn readers(place: &Place, of: &Store) -> Result<Option<Vec<Store>>, BoxError> {
+    if of.database().postgres().is_some() {
+        return Ok(None);
+    }
+    let data_dir = place.data_dir.as_deref().unwrap_or(Path::new(DATA_DIR));
+    let package = format!("couponmesh.{}.", of.service());
+    let mut readers = Vec::new();
+    for service in ServiceName::all() {
+        if service
+            .types()
+            .iter()
+            .any(|name| name.starts_with(&package))
+        {
+            readers.push(store(service, open_file(data_dir, service).await?));
+        }
+    }
+    Ok(Some(readers))
+}
+
 fn store(service: ServiceName, database: Database) -> Store {
     let Sources {
         clock,

@@ -47,8 +47,14 @@ pub(crate) fn dlq(args: &DlqArgs, file: Option<&Path>) -> Result<(), BoxError> {
 
 /// `couponmesh outbox`.
 pub(crate) fn outbox(args: &OutboxArgs, file: Option<&Path>) -> Result<(), BoxError> {
-    database::with(&args.database, file, async |store| match &args.command {
-        OutboxCommand::Republish(args) => republish::republish(store, args).await,
+    let OutboxCommand::Republish(republish) = &args.command;
+    let place = &args.database.place;
+    database::with(&args.database, file, async |store| {
+        // In a data directory the outboxes are the bus.
+        match database::readers(place, store).await? {
+            Some(readers) => republish::read_again(store, &readers, republish).await,
+            None => republish::republish(store, republish).await,
+        }
     })
 }
 

@@ -1,6 +1,7 @@
-//! `outbox republish`: has the relay publish events once more, for a bus that lost them.
+//! `outbox republish`: has the relay publish events once more, for a bus that lost them. Where the outboxes are the
+//! bus, they are read once more instead.
 
-use couponmesh_messaging::{Store, checkpoint, outbox};
+use couponmesh_messaging::{Store, checkpoint, consume::positions, outbox};
 use couponmesh_runtime::Timestamp;
 
 use super::args::RepublishArgs;
@@ -35,6 +36,52 @@ pub(super) async fn republish(store: &Store, args: &RepublishArgs) -> Result<(),
         "{} to be published again by {service} at once, or as soon as it runs\n",
         events(again)
     ));
+    Ok(())
+}
+
+/// The same in a data directory: `readers` go back to where they were then.
+pub(super) async fn read_again(
+    store: &Store,
+    readers: &[Store],
+    args: &RepublishArgs,
+) -> Result<(), BoxError> {
+    let (service, db) = (store.service(), store.read());
+    let since = args.since.at(store.now());
+    warn_of_gaps(store, since).await?;
+    let from = outbox::position_before(db, since).await?;
+    let from = from.unwrap_or(i64::MAX);
+    let (mut names, mut count) = (Vec::new(), 0);
+    for reader in readers {
+        let position = positions::find(reader.read(), service).await?;
+        let position = position.map_or(0, |found| found.sequence);
+        if position <= from {
+            continue;
+        }
+        let unread = outbox::count_after(db, position).await?;
+        count = count.max(outbox::count_after(db, from).await?.saturating_sub(unread));
+        names.push(reader.service());
+        if !args.dry_run {
+            let tx = reader.begin("operator.republish").await?;
+            positions::rewind(&*tx, service, from).await?;
+            tx.commit().await?;
+        }
+    }
+    let (events, names) = (events(count), names.join(", "));
+    output::print(&match (count, args.dry_run) {
+        (0, _) => format!(
+            "{service} has no event of that time that was read; what is not read yet is read anyway\n"
+        ),
+        (_, true) => {
+            format!("{events} of {service} would be read again by {names}; nothing was done\n")
+        }
+        (_, false) => format!(
+            "{events} of {service} to be read again by {names} at once, or as soon as they run\n"
+        ),
+    });
+    for reader in readers {
+        // What was done is committed, however closing goes.
+        let _ = reader.database().close().await;
+    }
     Ok(())
 }
 

@@ -55,15 +55,14 @@ async fn a_key_that_does_not_exist_or_makes_no_sense_is_named() {
 
 #[tokio::test]
 async fn a_file_that_is_no_database_is_named_and_left_alone() {
-    let dir = tempfile::tempdir().unwrap();
     for name in ["bus.db", "coupon.db"] {
+        let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join(name);
         let rubbish = vec![b'x'; 8_192];
         fs::write(&file, &rubbish).unwrap();
         let refused = Call::run(dir.path()).finish().await;
         refused.assert_refused(&[file.to_str().unwrap()]);
         assert_eq!(fs::read(&file).unwrap(), rubbish);
-        fs::remove_file(&file).unwrap();
     }
 }
 

@@ -47,6 +47,14 @@ impl Auditor {
     }
 
     /// One number.
+    pub(crate) async fn numbers(&self, service: &str, sql: &str) -> Vec<i64> {
+        let query = Statement::from_string(DbBackend::Postgres, sql);
+        let rows = self.0[service].query_all_raw(query).await.unwrap();
+        let number = |row: &sea_orm::QueryResult| row.try_get_by_index(0).unwrap();
+        rows.iter().map(number).collect()
+    }
+
+    /// The first of them.
     pub(crate) async fn number(&self, service: &str, sql: &str) -> i64 {
         let query = Statement::from_string(DbBackend::Postgres, sql);
         let row = self.0[service].query_one_raw(query).await.unwrap();
@@ -115,7 +123,7 @@ impl Auditor {
             }
         }
         let number = async |service: &str, sql: &str| self.number(service, sql).await;
-        if let Some(amiss) = amiss(acknowledged, number).await {
+        if let Some(amiss) = amiss(acknowledged, true, number).await {
             return Some(amiss);
         }
         for (table, (service, version), shown) in [

@@ -39,5 +39,6 @@ mod releases;
 mod replicas;
 mod roles;
 mod settings;
+mod shares;
 mod soak;
 mod way;

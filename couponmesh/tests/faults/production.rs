@@ -213,6 +213,11 @@ impl Production {
         replica.process.kill();
     }
 
+    /// A signal to one replica, e.g. `STOP`.
+    pub(crate) fn signal(&self, service: ServiceName, number: usize, name: &str) {
+        self.replicas[&(service, number)].process.signal(name);
+    }
+
     /// SIGTERM to one replica, and waits until it ended, as it should.
     pub(crate) async fn terminate(&mut self, service: ServiceName, number: usize) {
         let replica = self.replicas.remove(&(service, number)).unwrap();

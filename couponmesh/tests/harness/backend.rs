@@ -57,7 +57,14 @@ impl Backend {
     /// What the bus has.
     pub(super) async fn log(&self) -> Log {
         match &self.0 {
-            Home::Files(dir) => Log::Table(File::open_sqlite(dir.path(), "bus").await),
+            Home::Files(dir) => {
+                let mut outboxes = Vec::new();
+                for service in ServiceName::all() {
+                    let file = File::open_sqlite(dir.path(), service.name()).await;
+                    outboxes.push((service.name(), file));
+                }
+                Log::Outboxes(outboxes)
+            }
             Home::Servers { nats, .. } => Log::Stream(nats.events()),
         }
     }

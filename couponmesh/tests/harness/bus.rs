@@ -1,7 +1,7 @@
 //! A bus that delivers as badly as the contract allows: twice, in reverse, late.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,14 +11,18 @@ use std::{
 
 use async_trait::async_trait;
 use couponmesh_messaging::{
-    Bus, BusError, Event,
-    bus::{Delivery, Place, Subscription},
+    Bus, BusError, Store,
+    bus::{Delivery, Partition, Place, Publisher, Reading, Receipt},
 };
-use couponmesh_runtime::Timestamp;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use sea_orm::DbErr;
 use tokio::{sync::watch, time::timeout};
 
 /// How long it gathers events, to have something to reverse.
 const GATHER: Duration = Duration::from_millis(40);
+/// Positions here for each of the bus's own: what is delivered out of order has positions of its own in between, from
+/// which a reader that goes on there gets everything that was not yet delivered.
+const SCALE: i64 = 1_000_000;
 
 /// How badly the bus delivers; the same for all who hold a clone. It delivers well until told otherwise.
 #[derive(Clone, Default)]
@@ -42,7 +46,7 @@ impl BadBus {
         });
     }
 
-    /// Delivers everything twice and in reverse from now on.
+    /// Delivers everything twice and in reverse, to services that are started from now on.
     pub(crate) fn deliver_twice_and_backwards(&self) {
         self.backwards.store(true, Ordering::SeqCst);
     }
@@ -60,80 +64,111 @@ struct Around {
     manners: BadBus,
 }
 
+impl Around {
+    /// How many positions there are here for each of the bus's own.
+    fn scale(&self) -> i64 {
+        if self.manners.backwards.load(Ordering::SeqCst) {
+            SCALE
+        } else {
+            1
+        }
+    }
+}
+
 #[async_trait]
 impl Bus for Around {
-    async fn publish(&self, events: Vec<Event>, rewinds: i64) -> Result<Option<Place>, BusError> {
-        self.inner.publish(events, rewinds).await
+    fn publisher(&self) -> Option<Arc<dyn Publisher>> {
+        self.inner.publisher()
     }
 
-    async fn holds(&self, place: Place) -> Result<bool, BusError> {
-        self.inner.holds(place).await
+    async fn holds(&self, partition: &str, place: Place) -> Result<bool, BusError> {
+        // What comes backwards has no place of its own.
+        Ok(self.scale() > 1 || self.inner.holds(partition, place).await?)
     }
 
-    async fn subscribe(
+    async fn partitions(
         &self,
         consumer: &'static str,
         types: &'static [&'static str],
-    ) -> Result<Box<dyn Subscription>, BusError> {
-        Ok(Box::new(BadSubscription {
-            inner: self.inner.subscribe(consumer, types).await?,
+    ) -> Result<Vec<Partition>, BusError> {
+        self.inner.partitions(consumer, types).await
+    }
+
+    async fn read(
+        &self,
+        consumer: &'static str,
+        partition: &str,
+        types: &'static [&'static str],
+        after: i64,
+    ) -> Result<Reading, BusError> {
+        let scale = self.scale();
+        let after = after / scale;
+        let inner = self.inner.read(consumer, partition, types, after).await?;
+        let reading = BadReading {
+            inner,
             manners: self.manners.clone(),
             consumer,
-            gathered: Vec::new(),
-            batches: VecDeque::new(),
-        }))
+            scale,
+            after,
+        };
+        let parts = stream::try_unfold(reading, |mut reading| async {
+            let part = reading.next().await?;
+            Ok::<_, BusError>(Some((stream::iter(part.into_iter().map(Ok)), reading)))
+        });
+        Ok(parts.try_flatten().boxed())
     }
 
-    async fn delete_before(&self, before: Timestamp, now: Timestamp) -> Result<(), BusError> {
-        self.inner.delete_before(before, now).await
+    async fn passed(&self, receipts: Vec<Receipt>) {
+        self.inner.passed(receipts).await;
+    }
+
+    async fn done_with(&self, store: &Store) -> Result<i64, DbErr> {
+        self.inner.done_with(store).await
     }
 }
 
-struct BadSubscription {
-    inner: Box<dyn Subscription>,
+struct BadReading {
+    inner: Reading,
     manners: BadBus,
     consumer: &'static str,
-    /// What came and is in no batch yet. Here, so that `next` may be cancelled anywhere.
-    gathered: Vec<Delivery>,
-    /// What is to be delivered, in this order.
-    batches: VecDeque<Vec<Delivery>>,
+    scale: i64,
+    /// The last of the bus's own positions that was delivered.
+    after: i64,
 }
 
-#[async_trait]
-impl Subscription for BadSubscription {
-    async fn next(&mut self, max: usize) -> Result<Vec<Delivery>, BusError> {
-        if self.batches.is_empty() {
-            if self.gathered.is_empty() {
-                self.gathered = self.inner.next(max).await?;
+impl BadReading {
+    async fn next(&mut self) -> Result<Vec<Delivery>, BusError> {
+        let ended = || BusError("the reading has ended".into());
+        let mut part = vec![self.inner.next().await.ok_or_else(ended)??];
+        let mut held = self.manners.withheld_from.subscribe();
+        let consumer = self.consumer;
+        held.wait_for(|held| !held.contains(consumer))
+            .await
+            .map_err(|error| BusError(Box::new(error)))?;
+        let backwards = self.scale > 1;
+        if backwards {
+            while let Ok(Some(more)) = timeout(GATHER, self.inner.next()).await {
+                part.push(more?);
             }
-            let mut held = self.manners.withheld_from.subscribe();
-            let consumer = self.consumer;
-            held.wait_for(|held| !held.contains(consumer))
-                .await
-                .map_err(|error| BusError(Box::new(error)))?;
-            let backwards = self.manners.backwards.load(Ordering::SeqCst);
-            if backwards {
-                while let Ok(more) = timeout(GATHER, self.inner.next(max)).await {
-                    self.gathered.extend(more?);
-                }
-                self.gathered.reverse();
-            }
-            // The second time comes after the first was committed.
-            for _ in 0..if backwards { 2 } else { 1 } {
-                let batches = self.gathered.chunks(max).map(<[_]>::to_vec);
-                self.batches.extend(batches);
-            }
-            self.gathered.clear();
         }
-        Ok(self.batches.pop_front().unwrap_or_default())
-    }
-
-    async fn ack(&mut self) -> Result<(), BusError> {
-        // The inner bus acknowledges all that it delivered; until all of that is passed on, nothing.
-        if self.batches.is_empty() {
-            self.inner.ack().await
-        } else {
-            Ok(())
+        if !backwards {
+            return Ok(part);
         }
+        let before = self.after * SCALE;
+        self.after = part.last().map_or(self.after, |last| last.place.sequence);
+        let positions = part.iter().map(|one| one.place.sequence * SCALE);
+        let positions: Vec<i64> = positions.collect();
+        part.reverse();
+        let again = part.clone();
+        // The first time does not count.
+        for (delivery, position) in part.iter_mut().zip(before + 1..) {
+            delivery.place.sequence = position;
+        }
+        let second = again.into_iter().zip(positions);
+        part.extend(second.map(|(mut delivery, position)| {
+            delivery.place.sequence = position;
+            delivery
+        }));
+        Ok(part)
     }
 }

@@ -6,9 +6,9 @@ use uuid::Uuid;
 
 use super::File;
 
-/// All events that were published: a table of the embedded bus, or the stream of NATS.
+/// All events that were published: the services' outboxes, or the stream of NATS.
 pub(crate) enum Log {
-    Table(File),
+    Outboxes(Vec<(&'static str, File)>),
     Stream(Events),
 }
 
@@ -41,15 +41,20 @@ impl Log {
     /// The events about a member, in the order of the log.
     pub(crate) async fn of(&self, member_id: &str) -> Vec<Logged> {
         match self {
-            Self::Table(file) => {
-                let sql = "SELECT * FROM events WHERE member_id = ? ORDER BY seq";
-                let id: Uuid = member_id.parse().unwrap();
-                let backend = file.db().get_database_backend();
-                let query = Statement::from_sql_and_values(backend, sql, [id.into()]);
-                Logged::find_by_statement(query)
-                    .all(file.db())
-                    .await
-                    .unwrap()
+            Self::Outboxes(outboxes) => {
+                let mut logged = Vec::new();
+                for (service, file) in outboxes {
+                    let sql =
+                        format!("SELECT *, '{service}' AS source FROM outbox WHERE member_id = ?");
+                    let id: Uuid = member_id.parse().unwrap();
+                    let backend = file.db().get_database_backend();
+                    let query = Statement::from_sql_and_values(backend, sql, [id.into()]);
+                    let found = Logged::find_by_statement(query).all(file.db()).await;
+                    logged.extend(found.unwrap());
+                }
+                // Whose ids are made of the time.
+                logged.sort_by_key(|event| event.event_id);
+                logged
             }
             Self::Stream(events) => {
                 let about = |message: &Message| message.header("ce-subject") == Some(member_id);
@@ -66,7 +71,14 @@ impl Log {
     /// The parts of events in which `needle` stands, in capitals or not.
     pub(crate) async fn parts_that_hold(&self, needle: &str) -> Vec<String> {
         match self {
-            Self::Table(file) => file.columns_that_hold(needle).await,
+            Self::Outboxes(outboxes) => {
+                let mut parts = Vec::new();
+                for (_, file) in outboxes {
+                    parts.extend(file.columns_that_hold(needle).await);
+                }
+                parts.retain(|part| part.starts_with("outbox."));
+                parts
+            }
             Self::Stream(events) => {
                 let mut parts = Vec::new();
                 for message in events.messages().await {
@@ -86,14 +98,6 @@ impl Log {
                 names.dedup();
                 names
             }
-        }
-    }
-
-    /// Lets every consumer begin with the first event again; for meshes that are shut.
-    pub(crate) async fn rewind(&self) {
-        match self {
-            Self::Table(file) => file.execute("UPDATE offsets SET seq = 0").await,
-            Self::Stream(events) => events.forget_consumers().await,
         }
     }
 }

@@ -209,12 +209,25 @@ impl Mesh {
         &self.home.bus
     }
 
-    /// Publishes events that no service stored.
+    /// Publishes events that no service made.
     pub(crate) async fn publish(&self, events: Vec<Event>) {
         let own = self.own_stack(ServiceName::Member);
         let stack = self.stack(own.as_ref());
         stack.bus_reached().await.unwrap();
-        stack.bus().publish(events, 0).await.unwrap();
+        match stack.bus().publisher() {
+            Some(publisher) => drop(publisher.publish(events, 0).await.unwrap()),
+            None => {
+                for service in ServiceName::all() {
+                    let is_its =
+                        |event: &&Event| event.event_type.split('.').nth(1) == Some(service.name());
+                    let its: Vec<Event> = events.iter().filter(is_its).cloned().collect();
+                    let store = stack.store(service).await.unwrap();
+                    let tx = store.begin("test").await.unwrap();
+                    tx.append_all(its);
+                    tx.commit().await.unwrap();
+                }
+            }
+        }
         if let Some(own) = own {
             own.close().await;
         }

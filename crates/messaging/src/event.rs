@@ -1,13 +1,12 @@
 //! An event: a CloudEvents 1.0 envelope around an encoded protobuf message.
 
 use couponmesh_runtime::{
-    Context, Timestamp,
+    Context, Timestamp, database,
     id::{EventId, MemberId},
     telemetry,
 };
 use prost::{Message, Name};
-
-use crate::consumer::HandlerError;
+use sea_orm::DbErr;
 
 /// An event on its way.
 #[derive(Clone, Debug, PartialEq)]
@@ -102,4 +101,41 @@ pub fn id<T>(
 pub fn time(field: &str, time: Option<prost_types::Timestamp>) -> Result<Timestamp, HandlerError> {
     time.map(Timestamp::from)
         .ok_or_else(|| HandlerError::Undecodable(format!("{field} is missing")))
+}
+
+/// Why an event was not handled.
+#[derive(Debug, thiserror::Error)]
+pub enum HandlerError {
+    /// The payload is not what its type says, or breaks the contract: parked at once.
+    #[error("the event cannot be understood: {0}")]
+    Undecodable(String),
+    /// A type that the handler does not know: parked at once.
+    #[error("no handler for events of type {0}")]
+    UnknownType(String),
+    /// The database refused: an outage is waited out, anything else counts as the handler's own failure.
+    #[error("the database refused: {0}")]
+    Storage(#[from] DbErr),
+    /// The handler panicked: its own failure.
+    #[error("the handler panicked")]
+    Panicked,
+}
+
+/// What to do about an event that was not handled.
+pub(crate) enum Verdict {
+    /// An outage: wait and try again, without end.
+    Wait,
+    /// The handler's own failure: a few attempts, then park.
+    Retry,
+    /// Hopeless: park.
+    Park,
+}
+
+impl HandlerError {
+    pub(crate) fn verdict(&self) -> Verdict {
+        match self {
+            Self::Undecodable(_) | Self::UnknownType(_) => Verdict::Park,
+            Self::Storage(error) if database::is_transient(error) => Verdict::Wait,
+            Self::Storage(_) | Self::Panicked => Verdict::Retry,
+        }
+    }
 }

@@ -1,23 +1,22 @@
 //! The janitor: deletes what nobody needs any more, a little at a time.
 //!
-//! Published outbox rows live for the retention, so that a lost bus can be filled again; inbox marks
-//! live twice as long, so that what is filled again is known, and while their dead letter is open. Dead
-//! letters that a redrive closed live for the retention, open ones for a retention of their own, and not
-//! without a word. Unpublished rows and unhandled events are never deleted. How old anything is taken to
-//! be depends on no one clock's word: [`clock_spans`].
+//! Published outbox rows live for the retention, so that a lost bus can be filled again. Dead letters that a
+//! redrive closed live for the retention, open ones for a retention of their own, and not without a word.
+//! Unpublished rows and unhandled events are never deleted. How old anything is taken to be depends on no one
+//! clock's word: [`clock_spans`].
 
 use std::{sync::Arc, time::Duration};
 
-use couponmesh_runtime::{Timestamp, id::EventId, running::Running};
+use couponmesh_runtime::{Timestamp, running::Running};
 use sea_orm::{DbErr, QueryTrait as _, entity::prelude::*};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Bus, BusError, MessagingConfig, checkpoint,
+    Bus, BusError, MessagingConfig,
     clock_spans::{self, older_than},
-    dead_letter::retention,
-    inbox, outbox,
+    consume::dead_letter::retention,
+    outbox,
     store::Store,
 };
 
@@ -31,7 +30,7 @@ const CHUNK: u64 = 500;
 /// How long things are kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
-    /// Published events; inbox marks are kept twice as long.
+    /// Published events.
     pub events: Duration,
     /// Events that wait as open dead letters.
     pub dead_letters: Duration,
@@ -92,14 +91,17 @@ async fn clean_all(
     retention: Retention,
     stop: &CancellationToken,
 ) -> Result<(), BusError> {
-    clean(store, retention, || stop.is_cancelled()).await?;
+    clean(store, bus, retention, || stop.is_cancelled()).await?;
     store.erased().wake();
+    let Some(publisher) = bus.publisher() else {
+        return Ok(());
+    };
     let Some(before) = older_than(store, retention.events).await? else {
         return Ok(());
     };
     tokio::select! {
         () = stop.cancelled() => Ok(()),
-        deleted = bus.delete_before(before, store.now()) => deleted,
+        deleted = publisher.delete_before(before, store.now()) => deleted,
     }
 }
 
@@ -109,22 +111,20 @@ async fn clean_all(
 /// The database's.
 pub async fn clean(
     store: &Store,
+    bus: &dyn Bus,
     retention: Retention,
     stop: impl Fn() -> bool,
 ) -> Result<(), DbErr> {
     clock_spans::note(store).await?;
     let mut turns = Turns::default();
     if let Some(before) = older_than(store, retention.events).await? {
+        let end = bus.done_with(store).await?;
         let mut after = 0;
-        while turns.next(&stop).await && delete_published(store, before, &mut after).await? {}
+        while turns.next(&stop).await && delete_published(store, before, end, &mut after).await? {}
         while turns.next(&stop).await && delete_closed(store, before).await? {}
     }
     if let Some(before) = older_than(store, retention.dead_letters).await? {
         while turns.next(&stop).await && give_up(store, before).await? {}
-    }
-    if let Some(before) = older_than(store, retention.events * 2).await? {
-        let mut after = None;
-        while turns.next(&stop).await && delete_handled(store, before, &mut after).await? {}
     }
     Ok(())
 }
@@ -148,18 +148,15 @@ impl Turns {
 
 /// Looks at the next rows in their order, those after `after`, which is that of time: rows that are too young end
 /// the search, where a search by time would read the whole table to find that there is nothing to do. False at the
-/// end, which is the relay's checkpoint at the latest.
+/// end, which is `end` at the latest.
 async fn delete_published(
     store: &Store,
     before: Timestamp,
+    end: i64,
     after: &mut i64,
 ) -> Result<bool, DbErr> {
-    let published = checkpoint::load(store.read()).await?.position;
     let next = outbox::oldest_after(store.read(), *after, CHUNK).await?;
-    let next: Vec<_> = next
-        .into_iter()
-        .filter(|(seq, _)| *seq <= published)
-        .collect();
+    let next: Vec<_> = next.into_iter().filter(|(seq, _)| *seq <= end).collect();
     let Some(&(last, time)) = next.last() else {
         return Ok(false);
     };
@@ -174,32 +171,6 @@ async fn delete_published(
         .filter(outbox::Column::Seq.lte(last))
         .filter(outbox::Column::CreateTime.lt(before));
     store.execute("janitor.outbox", &old.into_query()).await?;
-    Ok(more)
-}
-
-/// The same with the marks of events, whose ids tell when they were published: nobody handled one before that.
-async fn delete_handled(
-    store: &Store,
-    before: Timestamp,
-    after: &mut Option<EventId>,
-) -> Result<bool, DbErr> {
-    let next = inbox::oldest_after(store.read(), store.service(), *after, CHUNK).await?;
-    let Some(&(last, _)) = next.last() else {
-        return Ok(false);
-    };
-    *after = Some(last);
-    let more = published(last).is_none_or(|time| time < before);
-    let ids = older(next, before);
-    if ids.is_empty() {
-        return Ok(more);
-    }
-    let tx = store.begin("janitor.inbox").await?;
-    inbox::Entity::delete_many()
-        .filter(inbox::Column::Consumer.eq(store.service()))
-        .filter(inbox::Column::EventId.is_in(ids))
-        .exec(&*tx)
-        .await?;
-    tx.commit().await?;
     Ok(more)
 }
 
@@ -222,23 +193,7 @@ async fn give_up(store: &Store, before: Timestamp) -> Result<bool, DbErr> {
     let letters = retention::take_expired(&*tx, store.service(), before, CHUNK).await?;
     for letter in &letters {
         tracing::error!(service = store.service(), event.id = %letter.event_id, event.r#type = letter.event_type, member.id = %letter.member_id, parked = %letter.park_time, "dead letter given up: it was open for longer than messaging.dead_letter_retention");
-        inbox::park_for_good(&*tx, store.service(), &letter.to_event(), tx.now()).await?;
     }
     tx.commit().await?;
     Ok(!letters.is_empty())
-}
-
-/// When an event was published, as its id tells; none when somebody else made the id in another way.
-fn published(event_id: EventId) -> Option<Timestamp> {
-    let (seconds, nanos) = event_id.0.get_timestamp()?.to_unix();
-    let micros = i64::try_from(seconds).ok()?.checked_mul(1_000_000)?;
-    Some(Timestamp(micros + i64::from(nanos / 1_000)))
-}
-
-/// The keys of the rows that were done with before `before`.
-fn older<K>(rows: impl IntoIterator<Item = (K, Option<Timestamp>)>, before: Timestamp) -> Vec<K> {
-    rows.into_iter()
-        .filter(|(_, done)| done.is_some_and(|done| done < before))
-        .map(|(key, _)| key)
-        .collect()
 }

@@ -4,19 +4,16 @@ pub mod batch;
 pub mod bus;
 pub mod checkpoint;
 pub mod clock_spans;
-pub mod consumer;
-pub mod dead_letter;
+pub mod consume;
 mod erasure;
 pub mod event;
 pub mod frontier;
 mod gaps;
-pub mod inbox;
 pub mod janitor;
 pub mod lease;
 pub mod migrations;
 pub mod outbox;
 pub mod pace;
-mod redrive;
 pub mod relay;
 pub mod rows;
 pub mod signal;
@@ -24,8 +21,8 @@ pub mod store;
 
 pub use batch::Batch;
 pub use bus::{Bus, BusError};
-pub use consumer::{Handler, HandlerError};
-pub use event::Event;
+pub use consume::{Handler, dead_letter};
+pub use event::{Event, HandlerError};
 pub use store::{Store, Transaction};
 
 use std::{sync::Arc, time::Duration};
@@ -42,7 +39,9 @@ use serde::{Deserialize, Serialize};
 pub struct MessagingConfig {
     /// Events that relay and consumer move in one transaction at the most.
     pub batch: usize,
-    /// How long published outbox rows are kept; inbox marks are kept twice as long.
+    /// Into how many parts a stream is divided that is made here. Each is read by one replica of a service at a time.
+    pub partitions: u16,
+    /// How long published outbox rows are kept.
     #[serde(with = "humantime_serde")]
     pub retention: Duration,
     /// How long an event waits as an open dead letter before it is given up.
@@ -53,16 +52,14 @@ pub struct MessagingConfig {
 impl Validate for MessagingConfig {
     fn validate(&self, problems: &mut Problems) {
         problems.range("batch", self.batch, 1..=1_000);
+        problems.range("partitions", self.partitions, 1..=64);
         // At least a day, so that an outage of a day loses nothing.
         let day = Duration::from_secs(86_400);
         problems.duration("retention", self.retention, day..=day * 3_650);
-        // Longer than any inbox mark, so that the mark is what knows a late delivery, not luck.
-        let shortest = self.retention.saturating_mul(2);
-        let longest = shortest.max(day * 3_650);
         problems.duration(
             "dead_letter_retention",
             self.dead_letter_retention,
-            shortest..=longest,
+            day..=day * 3_650,
         );
     }
 }
@@ -77,10 +74,12 @@ pub fn start<H: Handler>(
     running: &Running,
 ) {
     signal::start(store, running);
-    relay::start(store, bus, config.batch, running);
+    if let Some(publisher) = bus.publisher() {
+        relay::start(store, publisher, config.batch, running);
+    }
     let handler = Arc::new(handler);
-    consumer::start(store, bus, &handler, config.batch, running);
-    redrive::start(store, &handler, running);
+    consume::consumer::start(store, bus, &handler, config.batch, running);
+    consume::redrive::start(store, &handler, running);
     janitor::start(store, bus, config.into(), running);
     erasure::start(store, running);
 }

@@ -1,8 +1,9 @@
-//! Bringing a database up to date, and the tables of outbox, inbox, dead letters and leases, with which
+//! Bringing a database up to date, and the tables of outbox, positions, dead letters and leases, with which
 //! every service's migrations begin.
 
 mod bring_up;
 mod checkpoint;
+mod positions;
 mod record;
 mod redrive;
 
@@ -10,7 +11,7 @@ pub use bring_up::{MigrateError, bring_up, bring_up_prepared, missing};
 
 use sea_orm_migration::prelude::*;
 
-use crate::{clock_spans, dead_letter, inbox, lease, outbox};
+use crate::{clock_spans, consume::dead_letter, lease, outbox};
 
 /// The migrations of this crate, in order.
 #[must_use]
@@ -21,6 +22,7 @@ pub fn migrations() -> Vec<Box<dyn MigrationTrait>> {
         Box::new(redrive::CountRedrives),
         Box::new(clock_spans::CreateClockSpans),
         Box::new(checkpoint::CreateCheckpoint),
+        Box::new(positions::CreatePositions),
     ]
 }
 
@@ -40,9 +42,6 @@ impl MigrationTrait for CreateMessaging {
             .create_table(schema.create_table_from_entity(outbox::Entity))
             .await?;
         manager
-            .create_table(schema.create_table_from_entity(inbox::Entity))
-            .await?;
-        manager
             .create_table(schema.create_table_from_entity(dead_letter::Entity))
             .await?;
         manager
@@ -52,12 +51,6 @@ impl MigrationTrait for CreateMessaging {
             .name("outbox_member")
             .table(outbox::Entity)
             .col(outbox::Column::MemberId)
-            .to_owned();
-        manager.create_index(by_member).await?;
-        let by_member = Index::create()
-            .name("inbox_member")
-            .table(inbox::Entity)
-            .col(inbox::Column::MemberId)
             .to_owned();
         manager.create_index(by_member).await
     }

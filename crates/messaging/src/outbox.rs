@@ -1,5 +1,5 @@
-//! The outbox: events that are committed with the state they tell of. It is only ever appended to, and cut off
-//! by age below the relay's [checkpoint](crate::checkpoint).
+//! The outbox: events that are committed with the state they tell of. It is only ever appended to, and cut off by
+//! age where [nobody needs it](crate::bus::Bus::done_with).
 
 use std::{ops::RangeInclusive, sync::Arc};
 
@@ -195,6 +195,37 @@ pub(crate) async fn oldest_after(
         .filter(Column::Seq.gt(after))
         .order_by_asc(Column::Seq)
         .limit(limit)
+        .into_tuple()
+        .all(db)
+        .await
+}
+
+/// The event at a position.
+pub(crate) async fn event_at(
+    db: &impl ConnectionTrait,
+    position: i64,
+) -> Result<Option<EventId>, DbErr> {
+    Entity::find_by_id(position)
+        .select_only()
+        .column(Column::EventId)
+        .into_tuple()
+        .one(db)
+        .await
+}
+
+/// Where those of `events` are that are there.
+pub(crate) async fn find(
+    db: &impl ConnectionTrait,
+    events: &[&Event],
+) -> Result<Vec<(EventId, i64)>, DbErr> {
+    // By the index of members.
+    let members = events.iter().map(|event| event.member_id).collect();
+    let ids = events.iter().map(|event| event.id).collect();
+    Entity::find()
+        .select_only()
+        .columns([Column::EventId, Column::Seq])
+        .filter(Column::MemberId.is_in(rows::pad(members)))
+        .filter(Column::EventId.is_in(rows::pad(ids)))
         .into_tuple()
         .all(db)
         .await

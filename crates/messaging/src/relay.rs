@@ -1,8 +1,7 @@
 //! The relay: moves events from the outbox to the bus, in order, many at once when many wait.
 //!
 //! It keeps in memory which rows are on the bus, and stores the [checkpoint] below
-//! which all of them are. When it dies, what lies above that is published again, and every consumer's
-//! inbox knows it.
+//! which all of them are. When it dies, what lies above that is published again, which handlers tolerate.
 
 #[cfg(test)]
 mod model;
@@ -17,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::progress::Progress;
 use crate::{
-    bus::{Bus, BusError, Place},
+    bus::{BusError, Place, Publisher},
     checkpoint,
     event::Event,
     lease::Lease,
@@ -45,8 +44,8 @@ enum RelayError {
     GaveUp,
 }
 
-pub(crate) fn start(store: &Store, bus: &Arc<dyn Bus>, batch: usize, running: &Running) {
-    let (store, bus, stop) = (store.clone(), bus.clone(), running.stopping());
+pub(crate) fn start(store: &Store, publisher: Arc<dyn Publisher>, batch: usize, running: &Running) {
+    let (store, stop) = (store.clone(), running.stopping());
     let (listening, stop_listening) = (store.clone(), stop.clone());
     running.keep("relay", move || {
         let relay = Relay {
@@ -54,9 +53,7 @@ pub(crate) fn start(store: &Store, bus: &Arc<dyn Bus>, batch: usize, running: &R
             losses: store.database().losses(),
             store: store.clone(),
             way: Way {
-                bus: bus.clone(),
-                // Where there is one process, nobody else has a better way.
-                longest: store.database().postgres().map(|_| PATIENCE),
+                publisher: publisher.clone(),
                 failing_since: None,
             },
             batch,
@@ -211,9 +208,7 @@ impl Relay {
 
 /// The way to the bus from here.
 struct Way {
-    bus: Arc<dyn Bus>,
-    /// How long the bus may take no events before this replica gives up; none when it never does.
-    longest: Option<Duration>,
+    publisher: Arc<dyn Publisher>,
     /// Since when the bus takes no events; none while it does.
     failing_since: Option<Instant>,
 }
@@ -237,11 +232,8 @@ impl Way {
         events: Vec<Event>,
     ) -> Result<Published, RelayError> {
         let begun = Instant::now();
-        let publishing = publish(self.bus.as_ref(), progress, events);
-        let published = match self.patience() {
-            Some(patience) => timeout(patience, publishing).await,
-            None => Ok(publishing.await),
-        };
+        let publishing = publish(self.publisher.as_ref(), progress, events);
+        let published = timeout(self.patience(), publishing).await;
         if let Ok(Ok(published)) = published {
             self.failing_since = None;
             return Ok(published);
@@ -249,7 +241,7 @@ impl Way {
         progress.doubt_bus();
         self.failing_since.get_or_insert(begun);
         match published {
-            Ok(Err(error)) if self.patience() != Some(Duration::ZERO) => Err(error.into()),
+            Ok(Err(error)) if !self.patience().is_zero() => Err(error.into()),
             _ => {
                 self.failing_since = None;
                 Err(RelayError::GaveUp)
@@ -257,16 +249,14 @@ impl Way {
         }
     }
 
-    fn patience(&self) -> Option<Duration> {
+    fn patience(&self) -> Duration {
         let failed_for = self.failing_since.map(|since| since.elapsed());
-        let failed_for = failed_for.unwrap_or_default();
-        self.longest
-            .map(|longest| longest.saturating_sub(failed_for))
+        PATIENCE.saturating_sub(failed_for.unwrap_or_default())
     }
 }
 
 async fn publish(
-    bus: &dyn Bus,
+    bus: &dyn Publisher,
     progress: &mut Progress,
     events: Vec<Event>,
 ) -> Result<Published, BusError> {

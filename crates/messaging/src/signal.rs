@@ -15,7 +15,7 @@ use couponmesh_runtime::{
     running::Running,
 };
 use sea_orm::{
-    ConnectionTrait as _, DbBackend, Statement,
+    ConnectionTrait, DbBackend, DbErr, Statement,
     sqlx::{
         self, PgPool,
         postgres::{PgListener, PgPoolOptions},
@@ -54,17 +54,20 @@ pub enum Topic {
     Outbox,
     /// Pages changed; the items are the members' ids.
     Page,
+    /// A replica came or goes, or gave partitions back.
+    Share,
     /// A replica is there.
     Hello,
 }
 
-const TOPICS: [Topic; 3] = [Topic::Outbox, Topic::Page, Topic::Hello];
+const TOPICS: [Topic; 4] = [Topic::Outbox, Topic::Page, Topic::Share, Topic::Hello];
 
 impl Topic {
     fn name(self) -> &'static str {
         match self {
             Self::Outbox => "outbox",
             Self::Page => "page",
+            Self::Share => "share",
             Self::Hello => "hello",
         }
     }
@@ -137,6 +140,15 @@ impl Signals {
         for item in items {
             // Full: some are lost, and those who wait look by themselves.
             let _ = inner.out.try_send((topic, Some(item)));
+        }
+    }
+
+    /// Tells the other replicas with the commit of `tx`, whether or not it is known that there are any: for what is
+    /// seldom told, by one who comes or goes.
+    pub(crate) async fn tell(&self, tx: &impl ConnectionTrait, topic: Topic) -> Result<(), DbErr> {
+        match &self.0 {
+            Some(inner) => notify(tx, inner.replica, topic, "").await,
+            None => Ok(()),
         }
     }
 
@@ -221,19 +233,29 @@ async fn send(inner: &Inner) {
             let mut chunks = items.chunks(MAX_ITEMS);
             let first = chunks.next().unwrap_or_default();
             for items in std::iter::once(first).chain(chunks) {
-                let payload = format!("{} {} {}", inner.replica, topic.name(), items.join(","));
-                let notify = Statement::from_sql_and_values(
-                    DbBackend::Postgres,
-                    "SELECT pg_notify($1, $2)",
-                    [CHANNEL.into(), payload.into()],
-                );
-                if let Err(error) = inner.database.read().execute_raw(notify).await {
+                let db = inner.database.read();
+                if let Err(error) = notify(db, inner.replica, topic, &items.join(",")).await {
                     tracing::debug!(%error, "a signal to the other replicas was lost");
                 }
             }
         }
         tokio::time::sleep(GATHER).await;
     }
+}
+
+async fn notify(
+    db: &impl ConnectionTrait,
+    replica: Uuid,
+    topic: Topic,
+    items: &str,
+) -> Result<(), DbErr> {
+    let payload = format!("{replica} {} {items}", topic.name());
+    let notify = Statement::from_sql_and_values(
+        DbBackend::Postgres,
+        "SELECT pg_notify($1, $2)",
+        [CHANNEL.into(), payload.into()],
+    );
+    db.execute_raw(notify).await.map(drop)
 }
 
 async fn hear(inner: &Inner, store: &Store) {

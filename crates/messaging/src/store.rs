@@ -18,6 +18,7 @@ use couponmesh_runtime::{
 };
 use prost::{Message, Name};
 use sea_orm::{ConnectionTrait as _, DbBackend, DbErr, StatementBuilder, sea_query::Expr};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
@@ -40,6 +41,8 @@ struct Inner {
     random: Random,
     faults: Faults,
     outbox: Wake,
+    /// Changes when the outbox has new rows.
+    appended: watch::Sender<()>,
     erased: Wake,
     /// Whether this replica is the one that publishes what waits in the outbox.
     relays: AtomicBool,
@@ -70,6 +73,7 @@ impl Store {
             random,
             faults,
             outbox: Wake::default(),
+            appended: watch::Sender::default(),
             erased: Wake::default(),
             relays: AtomicBool::new(false),
         }))
@@ -178,8 +182,14 @@ impl Store {
         self.0.relays.store(relays, Ordering::Relaxed);
     }
 
-    /// Wakes the relay, here or at the replica that has it.
+    /// Tells of new rows in the outbox.
+    pub(crate) fn appended(&self) -> watch::Receiver<()> {
+        self.0.appended.subscribe()
+    }
+
+    /// Wakes those who read the outbox, and the relay, here or at the replica that has it.
     pub(crate) fn wake_relay(&self) {
+        self.0.appended.send_replace(());
         self.outbox_wake().wake();
         if !self.0.relays.load(Ordering::Relaxed) {
             self.signals().send(Topic::Outbox, []);
@@ -250,7 +260,7 @@ impl Transaction {
     }
 
     /// Publishes events that are made already.
-    pub(crate) fn append_all(&self, events: Vec<Event>) {
+    pub fn append_all(&self, events: Vec<Event>) {
         self.pending().events.extend(events);
     }
 

@@ -81,7 +81,7 @@ ids! {
     WithdrawalId;
     /// A message to the administrator.
     NotificationId;
-    /// An event, on the bus and in every outbox and inbox.
+    /// An event, on the bus and in every outbox.
     EventId;
     /// A caller's own name for a call, which makes its repeats harmless.
     RequestId;

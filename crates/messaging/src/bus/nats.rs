@@ -1,4 +1,4 @@
-//! NATS JetStream: one stream for all events, a durable pull consumer per service.
+//! NATS JetStream: one stream for all events, divided by members into partitions.
 //!
 //! A server with `sync_interval: always` has an event on disk before it says so. Nothing here waits for
 //! the server at the start: the doors of a service are open before the bus is, and what they do waits in
@@ -6,9 +6,8 @@
 
 mod config;
 mod envelope;
-mod pull;
+mod reading;
 mod stream;
-mod subscription;
 
 use std::{
     sync::{
@@ -21,11 +20,7 @@ use std::{
 use async_nats::{
     ConnectOptions, Event as ConnectionEvent, RequestError, RequestErrorKind,
     connection::State,
-    jetstream::{
-        self, Context, ErrorCode,
-        message::{AckKind, Acker},
-        stream::Stream,
-    },
+    jetstream::{self, Context, ErrorCode, stream::Stream},
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -38,8 +33,8 @@ use tokio::{
 };
 
 pub use self::config::NatsConfig;
-use self::{pull::Pull, stream::Found, subscription::NatsSubscription};
-use super::{Bus, BusError, Place, Subscription};
+use self::stream::{Found, Partitions};
+use super::{Bus, BusError, Partition, Place, Publisher, Reading, Receipt};
 use crate::{MessagingConfig, event::Event};
 
 /// How often a server that is not there is tried, and said so.
@@ -64,18 +59,29 @@ pub struct NatsBus(Arc<Inner>);
 struct Inner {
     config: NatsConfig,
     batch: usize,
+    /// Into how many parts a stream is divided that is made here.
+    partitions: u16,
     name: String,
     /// Everyone who has to be past an event before it may be deleted.
     consumers: &'static [&'static str],
     /// The connection, once it was made, with what keeps count of publications under way.
     context: OnceLock<Context>,
     /// The stream as it was found; none while it has to be looked for.
-    stream: Mutex<Option<Stream>>,
+    stream: Mutex<Option<Met>>,
     /// Whether this replica has found the stream, or made it.
     met: watch::Sender<bool>,
+    /// How often a connection was made.
+    connections: watch::Sender<u64>,
     /// How many questions in a row JetStream left unanswered.
     silences: AtomicU32,
     running: Running,
+}
+
+/// The stream, and how it is divided.
+#[derive(Clone)]
+struct Met {
+    stream: Stream,
+    partitions: Partitions,
 }
 
 /// A question to JetStream, until it is answered or given up.
@@ -119,11 +125,13 @@ impl NatsBus {
         let bus = Self(Arc::new(Inner {
             config: config.clone(),
             batch: messaging.batch,
+            partitions: messaging.partitions,
             name: name.to_owned(),
             consumers,
             context: OnceLock::new(),
             stream: Mutex::default(),
             met: watch::Sender::new(false),
+            connections: watch::Sender::new(0),
             silences: AtomicU32::new(0),
             running: Running::new(),
         }));
@@ -157,7 +165,7 @@ impl NatsBus {
         if let Ok(js) = self.context() {
             let client = js.client();
             let end = async {
-                // What was acknowledged or given back last goes out before the process does.
+                // What was acknowledged last goes out before the process does.
                 if client.connection_state() == State::Connected {
                     client.flush().await?;
                 }
@@ -166,10 +174,6 @@ impl NatsBus {
             };
             let _ = timeout(TIMEOUT, end).await;
         }
-    }
-
-    fn batch(&self) -> usize {
-        self.0.batch
     }
 
     /// Connects once; from then on the client itself comes back after every loss.
@@ -202,12 +206,17 @@ impl NatsBus {
         let addresses = config
             .addresses()
             .ok_or_else(|| BusError("bus.url is no address".into()))?;
+        let connections = self.0.connections.clone();
         let mut options = ConnectOptions::new()
             .name(&self.0.name)
             .connection_timeout(TIMEOUT)
             .request_timeout(Some(TIMEOUT))
             .ping_interval(PING_INTERVAL)
-            .event_callback(|event| async move {
+            .event_callback(move |event| {
+                if matches!(event, ConnectionEvent::Connected) {
+                    connections.send_modify(|made| *made += 1);
+                }
+                async move {
                 match event {
                     ConnectionEvent::Connected => tracing::info!("connected to the bus"),
                     ConnectionEvent::Disconnected | ConnectionEvent::LameDuckMode => {
@@ -215,6 +224,7 @@ impl NatsBus {
                     }
                     // At every attempt to come back, and of what is told elsewhere.
                     other => tracing::debug!(event = %other, "bus connection"),
+                }
                 }
             });
         if let Some((user, password)) = config.login() {
@@ -240,7 +250,7 @@ impl NatsBus {
         context.ok_or_else(|| BusError("not connected".into()))
     }
 
-    fn known_stream(&self) -> std::sync::MutexGuard<'_, Option<Stream>> {
+    fn known_stream(&self) -> std::sync::MutexGuard<'_, Option<Met>> {
         self.0.stream.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -289,20 +299,27 @@ impl NatsBus {
         self.known_stream().take();
     }
 
-    async fn stream(&self) -> Result<Stream, BusError> {
-        if let Some(stream) = &*self.known_stream() {
-            return Ok(stream.clone());
+    async fn stream(&self) -> Result<Met, BusError> {
+        if let Some(met) = &*self.known_stream() {
+            return Ok(met.clone());
         }
-        let Found { stream, made } = stream::find_or_make(self.context()?, &self.0.config).await?;
+        let wanted = Partitions(self.0.partitions);
+        let found = stream::find_or_make(self.context()?, &self.0.config, wanted).await?;
+        let Found {
+            stream,
+            made,
+            partitions,
+        } = found;
         if !self.0.met.send_replace(true) {
-            self.report(&stream, made)?;
+            self.report(&stream, made, partitions)?;
         }
-        *self.known_stream() = Some(stream.clone());
-        Ok(stream)
+        let met = Met { stream, partitions };
+        *self.known_stream() = Some(met.clone());
+        Ok(met)
     }
 
     /// Logs what an operator should know of a stream that is met for the first time.
-    fn report(&self, stream: &Stream, made: bool) -> Result<(), BusError> {
+    fn report(&self, stream: &Stream, made: bool, partitions: Partitions) -> Result<(), BusError> {
         let info = stream.cached_info();
         if made {
             tracing::info!(stream = stream::NAME, "stream made");
@@ -310,6 +327,14 @@ impl NatsBus {
             for drift in stream::drift(info, &self.0.config) {
                 tracing::warn!(stream = stream::NAME, %drift, "the stream is not set up as configured; it is left as it is");
             }
+        }
+        let (Partitions(is), wanted) = (partitions, self.0.partitions);
+        if is != wanted {
+            tracing::warn!(
+                stream = stream::NAME,
+                "messaging.partitions is {wanted}, but the stream was made with {is} and keeps them: set \
+                 messaging.partitions = {is}"
+            );
         }
         let server = self.context()?.client().server_info();
         for risk in stream::risks(info, server.cluster.as_deref()) {
@@ -319,7 +344,12 @@ impl NatsBus {
     }
 
     /// As one batch, which the server takes as a whole or not at all.
-    async fn publish_batch(&self, events: &[Event], rewinds: i64) -> Result<Option<u64>, BusError> {
+    async fn publish_batch(
+        &self,
+        events: &[Event],
+        partitions: Partitions,
+        rewinds: i64,
+    ) -> Result<Option<u64>, BusError> {
         let client = self.context()?.client();
         let mut sequence = None;
         let batch = events
@@ -330,7 +360,8 @@ impl NatsBus {
             let mut headers = envelope::headers(event, rewinds);
             headers.insert("Nats-Batch-Id", batch.as_str());
             headers.insert("Nats-Batch-Sequence", (index + 1).to_string());
-            let (subject, payload) = (event.event_type.clone(), Bytes::from(event.payload.clone()));
+            let subject = envelope::subject(event, partitions);
+            let payload = Bytes::from(event.payload.clone());
             if index + 1 < events.len() {
                 client
                     .publish_with_headers(subject, headers, payload)
@@ -351,41 +382,23 @@ impl NatsBus {
         Ok(sequence)
     }
 
-    async fn publish_each(&self, events: &[Event], rewinds: i64) -> Result<Option<u64>, BusError> {
+    async fn publish_each(
+        &self,
+        events: &[Event],
+        partitions: Partitions,
+        rewinds: i64,
+    ) -> Result<Option<u64>, BusError> {
         let js = self.context()?;
         let mut acks = Vec::with_capacity(events.len());
         for event in events {
-            let (subject, payload) = (event.event_type.clone(), Bytes::from(event.payload.clone()));
+            let subject = envelope::subject(event, partitions);
+            let payload = Bytes::from(event.payload.clone());
             let published =
                 js.publish_with_headers(subject, envelope::headers(event, rewinds), payload);
             acks.push(async { published.await?.await });
         }
         let acks = try_join_all(acks).await?;
         Ok(acks.last().map(|ack| ack.sequence))
-    }
-
-    /// Tells the server, in the background, that deliveries were not dealt with: those that came, and those that
-    /// still come to a request.
-    fn give_back(&self, mut deliveries: Vec<Acker>, pull: Option<Pull>) {
-        if tokio::runtime::Handle::try_current().is_err() {
-            return;
-        }
-        let give_back = async move {
-            // To its end first, or they would come back to this very request.
-            if let Some(mut pull) = pull {
-                while let Some(Ok(message)) = pull.next().await {
-                    deliveries.push(message.split().1);
-                }
-            }
-            for delivery in deliveries {
-                delivery.ack_with(AckKind::Nak(None)).await?;
-            }
-            Ok::<(), async_nats::Error>(())
-        };
-        // What does not arrive is delivered again later.
-        drop(self.0.running.spawn(async move {
-            let _ = timeout(TIMEOUT, give_back).await;
-        }));
     }
 }
 
@@ -422,12 +435,12 @@ struct Refusal {
 }
 
 #[async_trait]
-impl Bus for NatsBus {
+impl Publisher for NatsBus {
     async fn publish(&self, events: Vec<Event>, rewinds: i64) -> Result<Option<Place>, BusError> {
         let publish = async {
-            let stream = self.stream().await?;
+            let Met { stream, partitions } = self.stream().await?;
             if events.len() >= BATCH_FROM && stream.cached_info().config.allow_atomic_publish {
-                match self.publish_batch(&events, rewinds).await {
+                match self.publish_batch(&events, partitions, rewinds).await {
                     Ok(sequence) => return Ok(sequence),
                     // E.g. one of them is known already, after a relay that died before it stored its checkpoint.
                     Err(error) => tracing::debug!(
@@ -436,7 +449,7 @@ impl Bus for NatsBus {
                     ),
                 }
             }
-            self.publish_each(&events, rewinds).await
+            self.publish_each(&events, partitions, rewinds).await
         };
         let published = self.ask(TIMEOUT * 3, publish).await?;
         let place = published.zip(events.last()).map(|(sequence, event)| Place {
@@ -448,7 +461,7 @@ impl Bus for NatsBus {
     }
 
     async fn holds(&self, place: Place) -> Result<bool, BusError> {
-        let holds = async { stream::holds(&self.stream().await?, place).await };
+        let holds = async { stream::holds(&self.stream().await?.stream, place).await };
         let holds = self.ask(TIMEOUT, holds).await?;
         if !holds {
             self.look_again();
@@ -456,25 +469,70 @@ impl Bus for NatsBus {
         Ok(holds)
     }
 
-    async fn subscribe(
-        &self,
-        consumer: &'static str,
-        types: &'static [&'static str],
-    ) -> Result<Box<dyn Subscription>, BusError> {
-        let join = async {
-            let stream = self.stream().await?;
-            NatsSubscription::join(self, &stream, consumer, types).await
-        };
-        Ok(Box::new(self.ask(TIMEOUT * 3, join).await?))
-    }
-
     async fn delete_before(&self, before: Timestamp, now: Timestamp) -> Result<(), BusError> {
         let purge = async {
             self.meet().await;
-            stream::purge(self.context()?, self.0.consumers, before, now).await
+            let Met { stream, partitions } = self.stream().await?;
+            let mut readers = Vec::new();
+            for consumer in self.0.consumers {
+                for one in reading::partitions(&stream, partitions, consumer).await? {
+                    readers.push(reading::name(consumer, &one.name));
+                }
+            }
+            stream::purge(self.context()?, &readers, before, now).await
         };
         timeout(TIMEOUT * 3, purge)
             .await
             .unwrap_or_else(|elapsed| Err(BusError(Box::new(elapsed))))
+    }
+}
+
+#[async_trait]
+impl Bus for NatsBus {
+    fn publisher(&self) -> Option<Arc<dyn Publisher>> {
+        Some(Arc::new(self.clone()))
+    }
+
+    async fn holds(&self, _: &str, place: Place) -> Result<bool, BusError> {
+        Publisher::holds(self, place).await
+    }
+
+    async fn partitions(
+        &self,
+        consumer: &'static str,
+        types: &'static [&'static str],
+    ) -> Result<Vec<Partition>, BusError> {
+        if types.is_empty() {
+            // To the server, none would be all.
+            return Ok(Vec::new());
+        }
+        let partitions = async {
+            let Met { stream, partitions } = self.stream().await?;
+            reading::partitions(&stream, partitions, consumer).await
+        };
+        self.ask(TIMEOUT, partitions).await
+    }
+
+    async fn read(
+        &self,
+        consumer: &'static str,
+        partition: &str,
+        types: &'static [&'static str],
+        after: i64,
+    ) -> Result<Reading, BusError> {
+        let open = reading::open(self, consumer, partition, types, after);
+        self.ask(TIMEOUT * 3, open).await
+    }
+
+    async fn passed(&self, receipts: Vec<Receipt>) {
+        let Ok(context) = self.context() else { return };
+        let client = context.client();
+        for Receipt(subject) in receipts {
+            // Where there is no connection the readings have ended, and those who read again begin where they are.
+            if client.connection_state() == State::Connected {
+                // An empty one says that all up to there was dealt with.
+                let _ = client.publish(subject, Bytes::new()).await;
+            }
+        }
     }
 }

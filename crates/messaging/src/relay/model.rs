@@ -90,7 +90,7 @@ impl World {
             rewinds: 0,
         };
         let relay = Relay {
-            progress: Progress::at(checkpoint.clone(), true),
+            progress: Progress::at(checkpoint.clone()),
             step: Step::AskWhoWrites,
         };
         Self {
@@ -209,7 +209,7 @@ impl World {
             }
             Step::Store => {
                 if !self.store(&mut progress) {
-                    progress = Progress::at(self.checkpoint.clone(), true);
+                    progress = Progress::at(self.checkpoint.clone());
                 }
                 Step::AskWhoWrites
             }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{LOOK_AGAIN, POLL};
 use crate::{
-    bus::{Bus, BusError, Place},
+    bus::{BusError, Place, Publisher},
     checkpoint,
     event::Event,
     gaps::{Gaps, Writers},
@@ -32,8 +32,6 @@ pub(super) struct Progress {
     /// When the checkpoint is to be stored again; none while it is as it should be.
     store_at: Option<Instant>,
     newest: i64,
-    /// Whether rows may become visible in another order than that of their positions.
-    is_unordered: bool,
     gaps: Gaps,
     /// Where the bus has what was published last.
     latest: Option<Place>,
@@ -123,15 +121,12 @@ impl Progress {
             checkpoint::begin_anew(store, &stored).await?;
             stored = checkpoint::load(store.read()).await?;
         }
-        // SQLite has one writer at a time.
-        let is_unordered = store.database().postgres().is_some();
-        Ok(Self::at(stored, is_unordered))
+        Ok(Self::at(stored))
     }
 
     /// Nothing is known but the checkpoint.
-    pub(super) fn at(stored: checkpoint::Model, is_unordered: bool) -> Self {
+    pub(super) fn at(stored: checkpoint::Model) -> Self {
         Self {
-            is_unordered,
             newest: stored.position,
             latest: stored.place(),
             checked: stored.place(),
@@ -154,7 +149,7 @@ impl Progress {
     ///
     /// # Errors
     /// When the bus is away, or has to be asked again.
-    pub(super) async fn has_bus_lost(&mut self, bus: &dyn Bus) -> Result<bool, BusError> {
+    pub(super) async fn has_bus_lost(&mut self, bus: &dyn Publisher) -> Result<bool, BusError> {
         if self.missed_since.is_none() && Instant::now() < self.check_at {
             return Ok(false);
         }
@@ -173,7 +168,7 @@ impl Progress {
         ))
     }
 
-    async fn bus_has_all(&self, bus: &dyn Bus) -> Result<bool, BusError> {
+    async fn bus_has_all(&self, bus: &dyn Publisher) -> Result<bool, BusError> {
         for place in [self.checked, self.latest].into_iter().flatten() {
             if !bus.holds(place).await? {
                 return Ok(false);
@@ -239,9 +234,7 @@ impl Progress {
                 .looked(&late.ranges, &late.writers, &late.positions, late.all);
         }
         if let Some(&newest) = look.newer_positions.last() {
-            if self.is_unordered {
-                self.gaps.note(self.newest, look.newer_positions);
-            }
+            self.gaps.note(self.newest, look.newer_positions);
             self.newest = newest;
         }
         if self.position() > before {

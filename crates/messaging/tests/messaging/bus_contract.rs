@@ -1,154 +1,110 @@
 //! What every bus has to do, whichever it is.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::time::Duration;
 
-use couponmesh_messaging::{Bus, Event, bus::Subscription};
-use couponmesh_runtime::id::EventId;
+use couponmesh_messaging::{
+    Event,
+    bus::{Delivery, Place, Reading},
+};
+use futures::StreamExt as _;
+use tokio::time::timeout;
 
-use crate::support::{Mesh, TICKED, TICKS};
+use crate::support::{Mesh, TICKED, TICKS, read};
 
-/// Longer than any bus takes to deliver again what was not acknowledged.
+/// Longer than any bus takes for what waits.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Shorter than that: how long what was given back may take.
-const SOON: Duration = Duration::from_secs(20);
-
-/// Checks the promises of [`Bus`]. Consumers' names are the contract's own, and `event` makes events that no
-/// other test knows, so the bus may be in use and may hold other events.
-pub(crate) async fn keeps_its_promises(bus: &Arc<dyn Bus>, event: impl Fn(&str) -> Event) {
-    let ticks = |count| (0..count).map(|_| event(TICKED)).collect::<Vec<Event>>();
-
-    // Nothing to publish is no error.
-    bus.publish(Vec::new(), 0).await.unwrap();
-
-    // Every consumer gets every event of its types and no other, unchanged, also what came before it did.
-    let mut mixed = ticks(3);
-    mixed.insert(1, event("couponmesh.test.v1.NotWanted"));
-    bus.publish(mixed.clone(), 0).await.unwrap();
-    mixed.remove(1);
-    let mut first = join(bus, "contract-first").await;
-    let mut second = join(bus, "contract-second").await;
-    for subscription in [&mut first, &mut second] {
-        let mut got = receive(subscription, &mixed, 2).await;
-        got.sort_by_key(|event| mixed.iter().position(|known| known.id == event.id));
-        assert_eq!(got, mixed);
-        subscription.ack().await.unwrap();
+/// The next `expected` events, and nothing else; returns where the last one is.
+async fn receive(reading: &mut Reading, expected: &[Event]) -> Place {
+    let (mut last, mut got) = (None, Vec::new());
+    while got.len() < expected.len() {
+        let delivery: Delivery = timeout(PATIENCE, reading.next())
+            .await
+            .expect("an event was to come")
+            .unwrap()
+            .unwrap();
+        let before = last.replace(delivery.place);
+        let order = before.map(|place: Place| place.sequence) < Some(delivery.place.sequence);
+        assert!(order, "in their order");
+        got.extend(delivery.event);
     }
-
-    // A consumer that waits is woken.
-    let late = ticks(1);
-    let (woken, published) =
-        tokio::join!(receive(&mut first, &late, 8), bus.publish(late.clone(), 0));
-    published.unwrap();
-    assert_eq!(woken, late);
-    first.ack().await.unwrap();
-
-    // What was delivered and not acknowledged is delivered again to the consumer's next subscription …
-    let again = ticks(20);
-    bus.publish(again.clone(), 0).await.unwrap();
-    receive(&mut first, &again, 8).await;
-    drop(first);
-    let mut first = join(bus, "contract-first").await;
-    receive(&mut first, &again, 8).await;
-    first.ack().await.unwrap();
-    drop(first);
-
-    // … and what was acknowledged is not: only the news arrive.
-    let news = ticks(1);
-    bus.publish(news.clone(), 0).await.unwrap();
-    let mut first = join(bus, "contract-first").await;
-    let delivered = next(&mut first, 8).await;
-    assert_eq!(delivered, news);
-
-    // Publishing again is allowed: one or more deliveries, never none.
-    let repeated = ticks(2);
-    bus.publish(repeated.clone(), 0).await.unwrap();
-    bus.publish(repeated.clone(), 0).await.unwrap();
-    receive(&mut first, &repeated, 8).await;
-
-    // What was on its way to subscriptions that left, one after another while events came, is delivered soon.
-    drop(first);
-    let flood = ticks(1_000);
-    // All of it within that time, or what nobody gave back might be among it.
-    let given_back = tokio::time::timeout(SOON, async {
-        come_and_go(bus, "contract-first", flood.clone()).await;
-        let mut first = join(bus, "contract-first").await;
-        receive(&mut first, &flood, 1_000).await;
-        first
-    });
-    let _first = given_back.await.expect("what was given back comes soon");
-
-    // The other consumer has its own place: it misses nothing of what happened meanwhile.
-    let meanwhile: Vec<Event> = [late, again, news, repeated, flood].concat();
-    receive(&mut second, &meanwhile, 1_000).await;
-
-    // Waiting may be given up at any time without losing anything.
-    second.ack().await.unwrap();
-    let unheard = tokio::time::timeout(Duration::from_millis(1), second.next(8));
-    let _ = unheard.await;
-    let after = ticks(1);
-    bus.publish(after.clone(), 0).await.unwrap();
-    receive(&mut second, &after, 8).await;
+    assert_eq!(got, expected);
+    last.unwrap()
 }
 
-/// Subscriptions that leave as soon as something is delivered to them, while `events` are published.
-async fn come_and_go(bus: &Arc<dyn Bus>, consumer: &'static str, events: Vec<Event>) {
-    let publisher = bus.clone();
-    let publishing = tokio::spawn(async move {
-        for ten in events.chunks(10) {
-            publisher.publish(ten.to_vec(), 0).await.unwrap();
-        }
-    });
-    while !publishing.is_finished() {
-        let mut leaving = join(bus, consumer).await;
-        let _ = tokio::time::timeout(Duration::from_millis(10), leaving.next(8)).await;
-        // A bus that has something at hand lets nobody else run.
-        tokio::task::yield_now().await;
-    }
-    publishing.await.unwrap();
-}
-
-async fn join(bus: &Arc<dyn Bus>, consumer: &'static str) -> Box<dyn Subscription> {
-    bus.subscribe(consumer, TICKS).await.unwrap()
-}
-
-async fn next(subscription: &mut Box<dyn Subscription>, max: usize) -> Vec<Event> {
-    let delivered = tokio::time::timeout(PATIENCE, subscription.next(max)).await;
-    let delivered = delivered.expect("an event was to come").unwrap();
-    assert!((1..=max).contains(&delivered.len()));
-    delivered
-        .iter()
-        .map(|delivery| delivery.as_ref().clone())
-        .collect()
-}
-
-/// Takes deliveries until every event of `expected` came; returns those, each once.
-async fn receive(
-    subscription: &mut Box<dyn Subscription>,
-    expected: &[Event],
-    max: usize,
-) -> Vec<Event> {
-    let mut missing: HashSet<EventId> = expected.iter().map(|event| event.id).collect();
-    let mut got = Vec::new();
-    while !missing.is_empty() {
-        for event in next(subscription, max).await {
-            assert!(TICKS.contains(&event.event_type.as_str()));
-            if missing.remove(&event.id) {
-                got.push(event);
-            }
-        }
-    }
-    got
-}
-
-/// The embedded bus, or NATS: whichever the tests run on.
+/// The outboxes, or NATS: whichever the tests run on.
 #[tokio::test]
 async fn the_bus_keeps_its_promises() {
     let (_home, mesh) = Mesh::new().await;
+    let bus = &mesh.bus;
     let event = |event_type: &str| Event {
         event_type: event_type.to_owned(),
         ..mesh.loose_event()
     };
-    keeps_its_promises(&mesh.bus, event).await;
+    let ticks = |count| (0..count).map(|_| event(TICKED)).collect::<Vec<Event>>();
+
+    // Every consumer gets every event of its types and no other, unchanged and in order, also what came before it did.
+    let mut mixed = ticks(3);
+    mixed.insert(1, event("couponmesh.member.v1.NotWanted"));
+    mesh.publish(mixed.clone()).await;
+    mixed.remove(1);
+    let mut first = read(bus, "contract-first", TICKS, 0).await;
+    let mut second = read(bus, "contract-second", TICKS, 0).await;
+    receive(&mut first, &mixed).await;
+    let there = receive(&mut second, &mixed).await;
+
+    // One that waits is woken.
+    let late = ticks(1);
+    let (place, ()) = tokio::join!(receive(&mut first, &late), mesh.publish(late.clone()));
+    assert_eq!(place.event_id, late[0].id);
+
+    // It says what it has, and what it has not.
+    let partitions = bus.partitions("contract-first", TICKS).await.unwrap();
+    let partition = &partitions[0].name;
+    let holds = async |sequence, event_id| {
+        let place = Place { sequence, event_id };
+        bus.holds(partition, place).await.unwrap()
+    };
+    assert!(holds(place.sequence, place.event_id).await);
+    assert!(!holds(place.sequence, there.event_id).await);
+    assert!(!holds(place.sequence + 1, place.event_id).await);
+
+    // A reading begins wherever one wants, as often as one wants, and ends the one before it.
+    drop(first);
+    for _ in 0..3 {
+        let mut again = read(bus, "contract-first", TICKS, there.sequence).await;
+        receive(&mut again, &late).await;
+    }
+    let mut anew = read(bus, "contract-first", TICKS, 0).await;
+    receive(&mut anew, &[mixed.clone(), late.clone()].concat()).await;
+
+    // Waiting may be given up at any time without losing anything.
+    assert!(
+        timeout(Duration::from_millis(1), anew.next())
+            .await
+            .is_err()
+    );
+    let many = ticks(1_000);
+    let publish = async {
+        for ten in many.chunks(10) {
+            mesh.publish(ten.to_vec()).await;
+        }
+    };
+    let give_up_again_and_again = async {
+        let mut got = Vec::new();
+        while got.len() < many.len() {
+            if let Ok(next) = timeout(Duration::from_micros(50), anew.next()).await {
+                got.extend(next.unwrap().unwrap().event);
+            }
+            // A bus that has something at hand lets nobody else run.
+            tokio::task::yield_now().await;
+        }
+        got
+    };
+    let (got, ()) = tokio::join!(give_up_again_and_again, publish);
+    assert_eq!(got, many);
+
+    // The other consumer has its own place: it misses nothing of what happened meanwhile.
+    receive(&mut second, &[late, many].concat()).await;
     mesh.close().await;
 }

@@ -1,12 +1,13 @@
-//! A handler that is not idempotent, and the check that its effects are exactly once.
+//! A handler that does not tolerate repeats, and the check that its effects are exactly once.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    ops::RangeInclusive,
+    sync::{Arc, Mutex, OnceLock},
 };
 
 use async_trait::async_trait;
-use couponmesh_messaging::{Event, Handler, HandlerError, Store, Transaction};
+use couponmesh_messaging::{Event, Handler, HandlerError, Store, Transaction, consume::positions};
 use couponmesh_proto::member::v1::MemberRegistered;
 use couponmesh_runtime::id::{EventId, MemberId};
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement, Value};
@@ -75,6 +76,8 @@ pub(crate) enum Trouble {
     Panics,
     /// Never ends, as far as the process is concerned that runs it.
     Hangs,
+    /// Takes its time, once: until it is told to go on.
+    Waits,
 }
 
 /// Counts the events of each member, without asking whether it saw them before.
@@ -84,12 +87,20 @@ pub(crate) struct Counting(Arc<State>);
 #[derive(Default)]
 struct State {
     trouble: Mutex<HashMap<MemberId, Trouble>>,
-    /// The attempts that the inbox showed while the handler ran.
+    /// Where it looks how many attempts are counted.
+    store: OnceLock<Store>,
+    /// The attempts that were counted at the position before the events, as others saw it while the handler ran.
     attempts: Mutex<HashMap<EventId, Vec<i32>>>,
     hanging: Notify,
+    go_on: Notify,
 }
 
 impl Counting {
+    /// Looks into `store` how many attempts are counted.
+    pub(crate) fn looks_into(&self, store: &Store) {
+        let _ = self.0.store.set(store.clone());
+    }
+
     pub(crate) fn troubled_by(&self, member_id: MemberId, trouble: Trouble) {
         self.0.trouble.lock().unwrap().insert(member_id, trouble);
     }
@@ -99,13 +110,18 @@ impl Counting {
         self.0.trouble.lock().unwrap().clear();
     }
 
-    /// For each call of the handler with this event, the attempts that the inbox showed.
+    /// For each call of the handler with this event, the attempts that were counted before it.
     pub(crate) fn attempts_at(&self, id: EventId) -> Vec<i32> {
         let attempts = self.0.attempts.lock().unwrap();
         attempts.get(&id).cloned().unwrap_or_default()
     }
 
-    /// Waits until the handler hangs.
+    /// Lets a handler that waits go on.
+    pub(crate) fn go_on(&self) {
+        self.0.go_on.notify_one();
+    }
+
+    /// Waits until the handler hangs, or waits.
     pub(crate) async fn hangs(&self) {
         self.0.hanging.notified().await;
     }
@@ -118,13 +134,11 @@ impl Counting {
     }
 
     async fn count(&self, tx: &Transaction, event: &Event) -> Result<(), HandlerError> {
-        let sql = "SELECT attempts FROM inbox WHERE event_id = {}";
-        let query = statement(&**tx, sql, Some(event.id.into()));
-        // Without a row when a test switched the inbox off.
-        if let Some(row) = tx.query_one_raw(query).await? {
-            let attempts = row.try_get("", "attempts")?;
+        if let Some(store) = self.0.store.get() {
+            let attempts = positions::list(store.read()).await?;
+            let attempts = attempts.iter().map(|one| one.attempts).max();
             let mut seen = self.0.attempts.lock().unwrap();
-            seen.entry(event.id).or_default().push(attempts);
+            seen.entry(event.id).or_default().extend(attempts);
         }
         if event.decode::<MemberRegistered>()?.is_none() {
             return Err(HandlerError::UnknownType(event.event_type.clone()));
@@ -147,6 +161,12 @@ impl Counting {
                 self.0.hanging.notify_one();
                 std::future::pending().await
             }
+            Some(Trouble::Waits) => {
+                self.0.trouble.lock().unwrap().remove(&event.member_id);
+                self.0.hanging.notify_one();
+                self.0.go_on.notified().await;
+                Ok(())
+            }
         }
     }
 }
@@ -168,6 +188,11 @@ impl Handler for Counting {
 
 /// What is not exactly once: every registered member has to be counted once, and nothing else at all.
 pub(crate) async fn violations(mesh: &Mesh) -> Vec<String> {
+    violations_of(mesh, 1..=1).await
+}
+
+/// The same where what was published more than once may be handled so often.
+pub(crate) async fn violations_of(mesh: &Mesh, times: RangeInclusive<i64>) -> Vec<String> {
     let facts = rows(
         &mesh.publisher,
         "SELECT member_id, CAST(1 AS BIGINT) AS count FROM facts",
@@ -177,7 +202,7 @@ pub(crate) async fn violations(mesh: &Mesh) -> Vec<String> {
     let mut violations = Vec::new();
     for id in facts.keys() {
         match counts.get(id).copied().unwrap_or(0) {
-            1 => {}
+            count if times.contains(&count) => {}
             0 => violations.push(format!("{id} is lost")),
             count => violations.push(format!("{id} is counted {count} times")),
         }

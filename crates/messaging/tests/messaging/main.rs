@@ -7,12 +7,12 @@
 mod bus_contract;
 mod check;
 mod effects;
-mod embedded_bus;
 mod failures;
 mod gaps;
 mod lives;
 mod nats_bus;
 mod nats_cluster;
+mod outboxes;
 mod redrive;
 mod relay;
 mod retention;

@@ -12,9 +12,10 @@ use std::{
 use async_nats::jetstream::{self, stream::Info};
 use couponmesh_messaging::{
     Bus as _,
-    bus::{NatsBus, NatsConfig},
+    bus::{NatsBus, NatsConfig, Publisher},
 };
 use couponmesh_testbed::{NatsCluster, on_servers};
+use futures::StreamExt as _;
 use tokio::time::timeout;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -136,11 +137,11 @@ async fn one_copy_in_a_cluster_is_warned_of_and_three_outlive_a_server() {
     let seen = Mutex::new(HashSet::new());
     let pause = Duration::from_secs(1);
     eventually("all events are read", async || {
-        if let Ok(mut subscription) = three.subscribe("a", TICKS).await {
-            let mut next = async || timeout(pause, subscription.next(sent.len())).await;
-            while let Ok(Ok(deliveries)) = next().await {
-                let ids = deliveries.iter().map(|event| event.id);
-                seen.lock().unwrap().extend(ids);
+        if let Ok(mut reading) = three.read("a", "0", TICKS, 0).await {
+            let mut next = async || timeout(pause, reading.next()).await;
+            while let Ok(Some(Ok(delivery))) = next().await {
+                let id = delivery.event.map(|event| event.id);
+                seen.lock().unwrap().extend(id);
             }
         }
         seen.lock().unwrap().len() == sent.len()
@@ -161,7 +162,7 @@ async fn the_loss_of_the_only_copy_is_seen_however_much_is_published_afterwards(
     bus.publish(events(TICKED, 100), 0).await.unwrap();
     let place = bus.publish(events(TICKED, 5), 0).await.unwrap().unwrap();
     assert_eq!(place.sequence, 105);
-    assert!(bus.holds(place).await.unwrap());
+    assert!(Publisher::holds(&bus, place).await.unwrap());
     let before = info(&cluster).await;
     let only = leader(&cluster).await;
     cluster.lose(&only);
@@ -176,17 +177,19 @@ async fn the_loss_of_the_only_copy_is_seen_however_much_is_published_afterwards(
     assert_eq!(after.created, before.created);
     assert_eq!(after.state.last_sequence, 3, "the cluster kept its events");
     eventually("the loss is seen", async || {
-        bus.holds(place).await.is_ok_and(|holds| !holds)
+        Publisher::holds(&bus, place)
+            .await
+            .is_ok_and(|holds| !holds)
     })
     .await;
     let place_of_others = bus.publish(events(TICKED, 200), 0).await.unwrap().unwrap();
     assert!(place_of_others.sequence > place.sequence);
-    assert!(!bus.holds(place).await.unwrap());
+    assert!(!Publisher::holds(&bus, place).await.unwrap());
     // What was deleted for its age is not lost.
     let stream = cluster.events().stream().await;
     stream.purge().sequence(204).await.unwrap();
-    assert!(bus.holds(place_of_others).await.unwrap());
+    assert!(Publisher::holds(&bus, place_of_others).await.unwrap());
     stream.purge().await.unwrap();
-    assert!(bus.holds(place_of_others).await.unwrap());
+    assert!(Publisher::holds(&bus, place_of_others).await.unwrap());
     bus.close().await;
 }

@@ -1,4 +1,4 @@
-//! Dead letters stay as long as they may be needed and no longer, and no mark goes while it is needed.
+//! Dead letters and published events stay as long as they may be needed and no longer.
 
 use std::{
     io,
@@ -8,12 +8,12 @@ use std::{
 
 use couponmesh_messaging::{
     MessagingConfig, checkpoint,
+    consume::positions,
     dead_letter::{self, operate},
-    inbox,
     janitor::{self, Retention, clean},
     outbox,
 };
-use couponmesh_runtime::{Clock, Timestamp, config::Problems};
+use couponmesh_runtime::{Clock, config::Problems};
 use sea_orm::{ColumnTrait as _, EntityTrait as _, QueryFilter as _, sea_query::Expr};
 
 use crate::{
@@ -29,7 +29,8 @@ async fn clean_up(mesh: &Mesh, events: Duration, dead_letters: Duration) {
         events,
         dead_letters,
     };
-    clean(&mesh.consumer, retention, || false).await.unwrap();
+    let clean = clean(&mesh.consumer, mesh.bus.as_ref(), retention, || false);
+    clean.await.unwrap();
 }
 
 /// A mesh with one dead letter of an event that cannot be understood.
@@ -39,38 +40,12 @@ async fn with_letter(mesh: &Mesh) -> dead_letter::Model {
         payload: b"\xff no message".to_vec(),
         ..mesh.loose_event()
     };
-    mesh.bus.publish(vec![poison], 0).await.unwrap();
+    mesh.publish(vec![poison]).await;
     mesh.register(3).await.unwrap();
     mesh.settle().await;
     let letters = mesh.dead_letters().await;
     assert_eq!(letters.len(), 1);
     letters[0].clone()
-}
-
-/// Outcomes in the inbox, sorted.
-async fn outcomes(mesh: &Mesh) -> Vec<String> {
-    let marks = inbox::Entity::find().all(mesh.consumer.read()).await;
-    let mut outcomes: Vec<String> = marks
-        .unwrap()
-        .into_iter()
-        .filter_map(|m| m.outcome)
-        .collect();
-    outcomes.sort();
-    outcomes
-}
-
-#[tokio::test]
-async fn the_mark_of_a_parked_event_stays_while_its_letter_is_open() {
-    let (_dir, mesh) = Mesh::new().await;
-    let letter = with_letter(&mesh).await;
-    clean_up(&mesh, OVER, LONG).await;
-    assert_eq!(mesh.dead_letters().await, std::slice::from_ref(&letter));
-    assert_eq!(outcomes(&mesh).await, ["parked"]);
-    // Else it would be handled now, and once more by a redrive.
-    mesh.bus.publish(vec![letter.to_event()], 0).await.unwrap();
-    mesh.settle().await;
-    assert_eq!(mesh.dead_letters().await, [letter]);
-    mesh.close().await;
 }
 
 #[tokio::test]
@@ -139,10 +114,6 @@ async fn an_open_letter_is_given_up_in_the_end_with_one_line_that_names_it() {
     ] {
         assert!(lines[0].contains(named), "{named} is not in {text}");
     }
-    // Given up for good.
-    mesh.bus.publish(vec![letter.to_event()], 0).await.unwrap();
-    mesh.settle().await;
-    assert_eq!(mesh.dead_letters().await, []);
     mesh.close().await;
 }
 
@@ -164,7 +135,8 @@ async fn nothing_is_deleted_by_a_clock_that_jumped_and_an_idle_service_goes_on_b
     let clean = async |clock: &Clock| {
         // As after a restart.
         let store = mesh.publisher_as(mesh.publisher.new_id(), clock);
-        janitor::clean(&store, retention, || false).await.unwrap();
+        let clean = janitor::clean(&store, mesh.bus.as_ref(), retention, || false);
+        clean.await.unwrap();
         mesh.outbox().await.0
     };
     assert_eq!(clean(&clock).await, 4);
@@ -179,10 +151,16 @@ async fn nothing_is_deleted_by_a_clock_that_jumped_and_an_idle_service_goes_on_b
         .col_expr(outbox::Column::CreateTime, Expr::value(clock.now()))
         .filter(outbox::Column::Seq.eq(5));
     assert_eq!(newest.exec(&*tx).await.unwrap().rows_affected, 1);
-    // As if it had been published, too.
+    // As if it had been published, or read, too.
     let published =
         checkpoint::Entity::update_many().col_expr(checkpoint::Column::Position, Expr::value(5));
     assert_eq!(published.exec(&*tx).await.unwrap().rows_affected, 1);
+    tx.commit().await.unwrap();
+    let tx = mesh.consumer.begin("test").await.unwrap();
+    let read = positions::Entity::update_many()
+        .col_expr(positions::Column::Sequence, Expr::value(5))
+        .filter(positions::Column::Partition.eq("member"));
+    read.exec(&*tx).await.unwrap();
     tx.commit().await.unwrap();
     assert_eq!(clean(&clock).await, 5);
 
@@ -203,7 +181,7 @@ async fn nothing_is_deleted_by_a_clock_that_jumped_and_an_idle_service_goes_on_b
 const MANY: usize = 600;
 
 #[tokio::test]
-async fn events_that_the_bus_does_not_have_stay_whatever_their_age() {
+async fn events_that_somebody_may_need_stay_whatever_their_age() {
     let (_dir, mesh) = Mesh::new().await;
     mesh.start();
     mesh.register(MANY).await.unwrap();
@@ -213,42 +191,21 @@ async fn events_that_the_bus_does_not_have_stay_whatever_their_age() {
     mesh.settle().await;
     eventually("all is published", async || mesh.outbox().await.1 == 0).await;
     mesh.stop().await;
-    // As an operator does: the last ones have to be published once more.
-    let tx = mesh.publisher.begin("test").await.unwrap();
+    // As an operator does: the last ones have to be published, or read, once more.
     let position = i64::try_from(first).unwrap();
+    let tx = mesh.publisher.begin("test").await.unwrap();
     checkpoint::rewind(&*tx, position).await.unwrap();
+    tx.commit().await.unwrap();
+    let tx = mesh.consumer.begin("test").await.unwrap();
+    positions::rewind(&*tx, "member", position).await.unwrap();
     tx.commit().await.unwrap();
     let retention = Retention {
         events: OVER,
         dead_letters: LONG,
     };
-    clean(&mesh.publisher, retention, || false).await.unwrap();
-    assert_eq!(mesh.outbox().await, (21, 21));
-    mesh.close().await;
-}
-
-#[tokio::test]
-async fn marks_that_have_to_stay_do_not_keep_the_janitor_from_those_behind_them() {
-    let (_dir, mesh) = Mesh::new().await;
-    mesh.start();
-    mesh.register(MANY).await.unwrap();
-    mesh.settle().await;
-    let tx = mesh.consumer.begin("test").await.unwrap();
-    // As if a handler had failed at each of them so far.
-    let tried = inbox::Entity::update_many()
-        .col_expr(inbox::Column::HandleTime, Expr::value(None::<Timestamp>))
-        .exec(&*tx)
-        .await
-        .unwrap();
-    tx.commit().await.unwrap();
-    mesh.register(20).await.unwrap();
-    mesh.settle().await;
-    mesh.stop().await;
-    clean_up(&mesh, OVER, LONG).await;
-    let marks = inbox::Entity::find().all(mesh.consumer.read()).await;
-    let marks = marks.unwrap();
-    assert!(marks.iter().all(|mark| mark.handle_time.is_none()));
-    assert_eq!(marks.len() as u64, tried.rows_affected);
+    let clean = clean(&mesh.publisher, mesh.bus.as_ref(), retention, || false);
+    clean.await.unwrap();
+    assert_eq!(mesh.outbox().await.0, 21);
     mesh.close().await;
 }
 
@@ -256,11 +213,12 @@ async fn marks_that_have_to_stay_do_not_keep_the_janitor_from_those_behind_them(
 fn a_retention_of_dead_letters_that_is_too_short_is_named() {
     let config = |dead_letter_retention| MessagingConfig {
         batch: 1,
+        partitions: 1,
         retention: RETENTION,
         dead_letter_retention,
     };
-    assert_eq!(Problems::of(&config(RETENTION * 2)), [""; 0]);
-    let problems = Problems::of(&config(RETENTION * 2 - Duration::from_secs(1)));
+    assert_eq!(Problems::of(&config(LONG)), [""; 0]);
+    let problems = Problems::of(&config(LONG - Duration::from_secs(1)));
     assert_eq!(problems.len(), 1);
     assert!(
         problems[0].starts_with("dead_letter_retention must be"),

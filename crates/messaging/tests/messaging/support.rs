@@ -7,8 +7,8 @@ use std::{
 };
 
 use couponmesh_messaging::{
-    Bus, Event, MessagingConfig, Store,
-    bus::{EmbeddedBus, NatsBus, NatsConfig},
+    Bus, Event, Handler as _, MessagingConfig, Store,
+    bus::{NatsBus, NatsConfig, Outboxes, Reading, Service},
     checkpoint, dead_letter,
     migrations::{bring_up, migrations},
     outbox,
@@ -21,12 +21,15 @@ use couponmesh_runtime::{
     running::Running,
 };
 use couponmesh_testbed::{Events, Home, Nats};
+use futures::StreamExt as _;
 use prost::{Message as _, Name as _};
-use sea_orm::{DbErr, EntityTrait as _};
+use sea_orm::{DbErr, EntityTrait as _, QueryOrder as _};
 use sea_orm_migration::{MigratorTrait, prelude::*};
 
 use crate::check::{Counting, CreateTables, Idle, Trouble};
 
+/// Attempts at an event before it is parked.
+pub(crate) const MAX_ATTEMPTS: i32 = 5;
 pub(crate) const RETENTION: Duration = Duration::from_secs(7 * 86_400);
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -49,10 +52,23 @@ impl MigratorTrait for Migrator {
     }
 }
 
+/// Reads the one partition that buses have here.
+pub(crate) async fn read(
+    bus: &Arc<dyn Bus>,
+    consumer: &'static str,
+    types: &'static [&'static str],
+    after: i64,
+) -> Reading {
+    let partitions = bus.partitions(consumer, types).await.unwrap();
+    assert_eq!(partitions.len(), 1, "{partitions:?}");
+    let name = &partitions[0].name;
+    bus.read(consumer, name, types, after).await.unwrap()
+}
+
 /// One run of both services; their home outlives it.
 pub(crate) struct Mesh {
     pub(crate) bus: Arc<dyn Bus>,
-    backend: Backend,
+    server: Option<Server>,
     pub(crate) publisher: Store,
     pub(crate) consumer: Store,
     pub(crate) handler: Counting,
@@ -60,25 +76,10 @@ pub(crate) struct Mesh {
     consuming: Mutex<Running>,
 }
 
-/// The bus as it is, to be closed and looked into.
-enum Backend {
-    Embedded(EmbeddedBus),
-    Nats { bus: NatsBus, events: Events },
-}
-
-impl Backend {
-    async fn open(home: &Home) -> Self {
-        match home {
-            Home::Files(dir) => {
-                let file = dir.path().join("bus.db");
-                Self::Embedded(EmbeddedBus::open(&file).await.unwrap())
-            }
-            Home::Servers { nats, .. } => Self::Nats {
-                bus: nats_bus(nats).await,
-                events: nats.events(),
-            },
-        }
-    }
+/// The server's bus, to be closed and looked into; none where the outboxes are the bus.
+struct Server {
+    bus: NatsBus,
+    events: Events,
 }
 
 /// A replica's bus that has found the stream, or made it.
@@ -114,16 +115,31 @@ impl Mesh {
 
     /// A mesh on what a run before it left in `home`. Nothing moves until it is started.
     pub(crate) async fn open(home: &Home) -> Self {
-        let backend = Backend::open(home).await;
+        let (publisher, consumer) = (store("member", home).await, store("consumer", home).await);
+        let handler = Counting::default();
+        handler.looks_into(&consumer);
+        let (bus, server): (Arc<dyn Bus>, _) = match home {
+            Home::Files(_) => {
+                let service = |store: &Store, types| Service {
+                    store: store.clone(),
+                    types,
+                };
+                let publisher = service(&publisher, Idle::TYPES);
+                let consumer = service(&consumer, Counting::TYPES);
+                (Arc::new(Outboxes::new(vec![publisher, consumer])), None)
+            }
+            Home::Servers { nats, .. } => {
+                let bus = nats_bus(nats).await;
+                let events = nats.events();
+                (Arc::new(bus.clone()), Some(Server { bus, events }))
+            }
+        };
         Self {
-            bus: match &backend {
-                Backend::Embedded(bus) => Arc::new(bus.clone()),
-                Backend::Nats { bus, .. } => Arc::new(bus.clone()),
-            },
-            backend,
-            publisher: store("publisher", home).await,
-            consumer: store("consumer", home).await,
-            handler: Counting::default(),
+            bus,
+            server,
+            publisher,
+            consumer,
+            handler,
             relaying: Running::new(),
             consuming: Mutex::new(Running::new()),
         }
@@ -154,7 +170,7 @@ impl Mesh {
     pub(crate) fn publisher_as(&self, replica: uuid::Uuid, clock: &Clock) -> Store {
         let (database, random) = (self.publisher.database(), self.publisher.random());
         Store::new(
-            "publisher",
+            "member",
             replica,
             database.clone(),
             clock.clone(),
@@ -196,9 +212,8 @@ impl Mesh {
     /// Stops both and closes what they had open.
     pub(crate) async fn close(&self) {
         self.stop().await;
-        match &self.backend {
-            Backend::Embedded(bus) => bus.close().await,
-            Backend::Nats { bus, .. } => bus.close().await,
+        if let Some(server) = &self.server {
+            server.bus.close().await;
         }
         self.publisher.database().close().await.unwrap();
         self.consumer.database().close().await.unwrap();
@@ -246,7 +261,7 @@ impl Mesh {
         Event {
             id: EventId(self.publisher.new_id()),
             event_type: MemberRegistered::full_name(),
-            source: "publisher".to_owned(),
+            source: "member".to_owned(),
             member_id,
             time: self.publisher.now(),
             context: context(),
@@ -254,41 +269,58 @@ impl Mesh {
         }
     }
 
+    /// Publishes events that no transaction of the publisher's made.
+    pub(crate) async fn publish(&self, events: Vec<Event>) {
+        match self.bus.publisher() {
+            Some(publisher) => drop(publisher.publish(events, 0).await.unwrap()),
+            None => {
+                let tx = self.publisher.begin("test").await.unwrap();
+                tx.append_all(events);
+                tx.commit().await.unwrap();
+            }
+        }
+    }
+
     /// Every registration that the bus keeps, in its order, repeats included.
     pub(crate) async fn log(&self) -> Vec<Event> {
+        if self.server.is_none() {
+            let rows = outbox::Entity::find().order_by_asc(outbox::Column::Seq);
+            let rows = rows.all(self.publisher.read()).await.unwrap();
+            let events = rows.into_iter().map(|row| row.into_event("member"));
+            return events
+                .filter(|event| event.event_type == REGISTERED)
+                .collect();
+        }
         let end = Event {
             event_type: END.to_owned(),
             ..self.loose_event()
         };
-        self.bus.publish(vec![end.clone()], 0).await.unwrap();
-        // A consumer that was never there before begins with the first event.
+        self.publish(vec![end.clone()]).await;
         let reader: &'static str = format!("reader-{}", end.id).leak();
-        let mut reader = self.bus.subscribe(reader, REGISTERED_OR_END).await.unwrap();
+        let mut reading = read(&self.bus, reader, REGISTERED_OR_END, 0).await;
         let mut log = Vec::new();
         loop {
-            for event in reader.next(1_000).await.unwrap() {
-                if event.id == end.id {
-                    return log;
-                }
-                if event.event_type != END {
-                    log.push(event.as_ref().clone());
-                }
-            }
+            let delivery = reading.next().await.unwrap().unwrap();
             // A server delivers only so many that wait for this.
-            reader.ack().await.unwrap();
+            self.bus
+                .passed(delivery.receipt.into_iter().collect())
+                .await;
+            match delivery.event {
+                Some(event) if event.id == end.id => return log,
+                Some(event) if event.event_type != END => log.push(event),
+                _ => {}
+            }
         }
     }
 
     /// Lets every consumer get `events`, which were published before, once more.
     pub(crate) async fn deliver_again(&self, events: Vec<Event>) {
-        match &self.backend {
-            Backend::Embedded(bus) => {
-                bus.publish(events, 0).await.unwrap();
-            }
+        match &self.server {
+            None => self.publish(events).await,
             // Published as it was, the server would drop it as known: it comes under another message id.
-            Backend::Nats { events: log, .. } => {
+            Some(server) => {
                 let ids: Vec<String> = events.iter().map(|event| event.id.to_string()).collect();
-                log.repeat(&ids).await;
+                server.events.repeat(&ids).await;
             }
         }
     }
@@ -307,9 +339,9 @@ impl Mesh {
         })
         .await;
         // … but for what NATS delivers again.
-        if let Backend::Nats { events, .. } = &self.backend {
+        if let Some(server) = &self.server {
             eventually("nothing is delivered any more", async || {
-                events.is_done("consumer").await
+                server.events.is_done("consumer-0").await
             })
             .await;
         }
@@ -320,32 +352,38 @@ impl Mesh {
         letters.all(self.consumer.read()).await.unwrap()
     }
 
-    /// What the outbox holds: events, and how many of them are above the relay's checkpoint.
+    /// What the outbox holds: events, and how many of them are above the relay's checkpoint, where there is a relay.
     pub(crate) async fn outbox(&self) -> (u64, u64) {
         let db = self.publisher.read();
-        let published = checkpoint::load(db).await.unwrap().position;
         let all = outbox::count_after(db, 0).await.unwrap();
+        if self.server.is_none() {
+            return (all, 0);
+        }
+        let published = checkpoint::load(db).await.unwrap().position;
         (all, outbox::count_after(db, published).await.unwrap())
     }
 }
 
 /// A type for tests of the bus alone.
-pub(crate) const TICKED: &str = "couponmesh.test.v1.Ticked";
+pub(crate) const TICKED: &str = "couponmesh.member.v1.Ticked";
 pub(crate) const TICKS: &[&str] = &[TICKED];
 /// A type that no consumer here handles.
-const END: &str = "couponmesh.test.v1.End";
-const REGISTERED_OR_END: &[&str] = &["couponmesh.member.v1.MemberRegistered", END];
+const END: &str = "couponmesh.member.v1.End";
+const REGISTERED: &str = "couponmesh.member.v1.MemberRegistered";
+const REGISTERED_OR_END: &[&str] = &[REGISTERED, END];
 
 pub(crate) fn config() -> MessagingConfig {
     MessagingConfig {
         batch: 128,
+        // So that what is published last comes last.
+        partitions: 1,
         retention: RETENTION,
         dead_letter_retention: RETENTION * 10,
     }
 }
 
 pub(crate) async fn new_home() -> Home {
-    Home::new(&["publisher", "consumer"]).await
+    Home::new(&["member", "consumer"]).await
 }
 
 async fn store(service: &'static str, home: &Home) -> Store {

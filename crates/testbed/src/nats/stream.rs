@@ -1,17 +1,10 @@
 //! Looking into the stream, and playing tricks on it, past the services.
 
-use std::time::Duration;
-
 use async_nats::{
     Client, HeaderMap,
     header::NATS_MESSAGE_ID,
-    jetstream::{
-        self,
-        consumer::{AckPolicy, pull},
-        stream::Stream,
-    },
+    jetstream::{self, stream::Stream},
 };
-use futures::TryStreamExt as _;
 
 /// The contract's name.
 const NAME: &str = "COUPONMESH";
@@ -23,7 +16,7 @@ pub struct Events(pub(super) String);
 /// A message as the stream keeps it.
 #[derive(Clone, Debug)]
 pub struct Message {
-    /// The event's type.
+    /// Prefix, partition and the event's type.
     pub subject: String,
     /// The envelope.
     pub headers: HeaderMap,
@@ -91,29 +84,9 @@ impl Events {
 
     /// Whether a consumer has acknowledged everything.
     pub async fn is_done(&self, consumer: &str) -> bool {
-        let info = self.stream().await.consumer_info(consumer).await.unwrap();
-        info.num_pending == 0 && info.num_ack_pending == 0
-    }
-
-    /// Makes a consumer of `types` that gets again after a moment what it did not acknowledge.
-    pub async fn redeliver_soon(&self, consumer: &str, types: &[&str]) {
-        let config = pull::Config {
-            durable_name: Some(consumer.to_owned()),
-            ack_policy: AckPolicy::Explicit,
-            ack_wait: Duration::from_millis(500),
-            filter_subjects: types.iter().map(|&name| name.to_owned()).collect(),
-            ..pull::Config::default()
-        };
-        self.stream().await.create_consumer(config).await.unwrap();
-    }
-
-    /// Lets every consumer that comes again begin with the first event.
-    pub async fn forget_consumers(&self) {
-        let stream = self.stream().await;
-        let names: Vec<String> = stream.consumer_names().try_collect().await.unwrap();
-        for name in names {
-            stream.delete_consumer(&name).await.unwrap();
-        }
+        let info = self.stream().await.consumer_info(consumer).await;
+        // It may be about to be made anew.
+        info.is_ok_and(|info| info.num_pending == 0 && info.num_ack_pending == 0)
     }
 
     /// The stream itself, which has to be there.

@@ -1,4 +1,5 @@
-//! An event as a NATS message: CloudEvents 1.0 in binary mode, the subject is the event's type.
+//! An event as a NATS message: CloudEvents 1.0 in binary mode. The subject is the prefix, the partition and the event's
+//! type.
 
 use async_nats::{HeaderMap, Message, header::NATS_MESSAGE_ID};
 use couponmesh_runtime::{
@@ -9,12 +10,19 @@ use couponmesh_runtime::{
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
+use super::stream::{PREFIX, Partitions};
 use crate::event::Event;
 
 const SPEC_VERSION: &str = "1.0";
 /// Characters of a name.
 const MAX_NAME: usize = 128;
 const CONTENT_TYPE: &str = "application/protobuf";
+
+/// The subject of `event`.
+pub(super) fn subject(event: &Event, partitions: Partitions) -> String {
+    let partition = partitions.of(event.member_id);
+    format!("{PREFIX}.{partition}.{}", event.event_type)
+}
 
 /// The headers of `event`. `Nats-Msg-Id` lets the server drop what is published twice within minutes.
 pub(super) fn headers(event: &Event, rewinds: i64) -> HeaderMap {
@@ -55,6 +63,21 @@ pub(super) fn event(message: Message, sequence: u64) -> Event {
     read(&message).unwrap_or_else(|wrong| unreadable(message, sequence, wrong))
 }
 
+/// The type of the events that are published to `subject`: what follows the partition, or all of it where a release up
+/// to 0.3 published them.
+fn type_of(subject: &str) -> &str {
+    let without_prefix = subject
+        .strip_prefix(PREFIX)
+        .and_then(|rest| rest.strip_prefix('.'));
+    let parts = without_prefix.and_then(|rest| rest.split_once('.'));
+    match parts {
+        Some((partition, event_type)) if partition.bytes().all(|byte| byte.is_ascii_digit()) => {
+            event_type
+        }
+        _ => subject,
+    }
+}
+
 /// The event, or the header that is missing or malformed.
 fn read(message: &Message) -> Result<Event, &'static str> {
     let text = |name: &'static str| {
@@ -62,7 +85,7 @@ fn read(message: &Message) -> Result<Event, &'static str> {
         let value = headers.and_then(|headers| headers.get(name));
         value.map(|value| value.as_str())
     };
-    let of_subject = |event_type: &&str| *event_type == message.subject.as_str();
+    let of_subject = |event_type: &&str| *event_type == type_of(&message.subject);
     let event_type = text("ce-type").filter(of_subject).ok_or("ce-type")?;
     let id = text("ce-id").and_then(EventId::parse).ok_or("ce-id")?;
     let time: Option<prost_types::Timestamp> = text("ce-time").and_then(|time| time.parse().ok());
@@ -150,7 +173,7 @@ mod tests {
 
     fn message(event: &Event, headers: Option<HeaderMap>) -> Message {
         Message {
-            subject: event.event_type.as_str().into(),
+            subject: subject(event, Partitions(8)).into(),
             reply: None,
             payload: event.payload.clone().into(),
             headers,
@@ -167,7 +190,10 @@ mod tests {
         bare.context.causation_id = None;
         bare.context.traceparent = None;
         for event in [full, bare] {
-            let message = message(&event, Some(headers(&event, 0)));
+            let mut message = message(&event, Some(headers(&event, 0)));
+            assert_eq!(super::event(message.clone(), 1), event);
+            // As releases up to 0.3 published it.
+            message.subject = event.event_type.as_str().into();
             assert_eq!(super::event(message, 1), event);
         }
     }
@@ -209,9 +235,13 @@ mod tests {
         unprintable.insert("ce-source", "a\0b");
         for headers in [None, Some(torn), Some(mislabelled), Some(unprintable)] {
             let read = || super::event(message(&event, headers.clone()), 9);
-            let told =
-                "unreadable:couponmesh.member.v1.MemberRegistered (message 9 of the stream: ce-";
-            assert!(read().event_type.starts_with(told), "{}", read().event_type);
+            let subject = subject(&event, Partitions(8));
+            let told = format!("unreadable:{subject} (message 9 of the stream: ce-");
+            assert!(
+                read().event_type.starts_with(&told),
+                "{}",
+                read().event_type
+            );
             assert_eq!(read(), read());
             assert_ne!(
                 read().id,

@@ -1,6 +1,6 @@
 //! The stream: made when it is missing, checked when it is there, purged of what nobody needs.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use async_nats::jetstream::{
     Context, ErrorCode,
@@ -10,7 +10,7 @@ use async_nats::jetstream::{
         RetentionPolicy, StorageType, Stream,
     },
 };
-use couponmesh_runtime::Timestamp;
+use couponmesh_runtime::{Timestamp, id::MemberId};
 use serde::Deserialize;
 
 use super::NatsConfig;
@@ -18,17 +18,68 @@ use crate::bus::{BusError, Place};
 
 /// The contract's name.
 pub(super) const NAME: &str = "COUPONMESH";
+/// What every subject begins with.
+pub(super) const PREFIX: &str = "couponmesh";
 const SUBJECTS: &str = "couponmesh.>";
-/// How long the server remembers message ids. Only an optimisation: the inbox is the guarantee.
+/// Where the stream's metadata say how what is in it is laid out, and into how many parts it is divided. A stream of a
+/// release up to 0.3 says neither.
+const LAYOUT: &str = "couponmesh-layout";
+const PARTITIONS: &str = "couponmesh-partitions";
+/// The layout that this release writes and reads.
+const OUR_LAYOUT: u32 = 2;
+/// How long the server remembers message ids. Only an optimisation: handlers tolerate repeats.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 /// How far the clock that tells messages' ages and the one that tells which are old may differ.
 const CLOCKS: Duration = Duration::from_secs(3_600);
 
+/// Into how many parts a stream is divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Partitions(pub(super) u16);
+
+impl Partitions {
+    /// The partition of what is about that member.
+    pub(super) fn of(self, member_id: MemberId) -> u16 {
+        // The last eight bytes of a UUID v7 are random but for two bits.
+        let number = member_id.0.as_u64_pair().1 % u64::from(self.0.max(1));
+        u16::try_from(number).unwrap_or_default()
+    }
+}
+
 /// What was found.
 pub(super) struct Found {
     pub(super) stream: Stream,
+    pub(super) partitions: Partitions,
     /// It was not there before.
     pub(super) made: bool,
+}
+
+fn metadata(partitions: Partitions) -> HashMap<String, String> {
+    HashMap::from([
+        (LAYOUT.to_owned(), OUR_LAYOUT.to_string()),
+        (PARTITIONS.to_owned(), partitions.0.to_string()),
+    ])
+}
+
+/// Into how many parts the stream says that it is divided; none when a release up to 0.3 made it.
+fn divided(config: &Config) -> Result<Option<Partitions>, BusError> {
+    let Some(layout) = config.metadata.get(LAYOUT) else {
+        return Ok(None);
+    };
+    let told = config.metadata.get(PARTITIONS);
+    let partitions = told
+        .and_then(|told| told.parse().ok())
+        .filter(|told| *told > 0);
+    match partitions {
+        Some(partitions) if *layout == OUR_LAYOUT.to_string() => Ok(Some(Partitions(partitions))),
+        _ => Err(BusError(
+            format!(
+                "stream {NAME} has layout {layout} with {} partitions, and this release knows layout {OUR_LAYOUT}: run the \
+                 release that made it, or a newer one",
+                told.map_or("no", String::as_str)
+            )
+            .into(),
+        )),
+    }
 }
 
 fn wanted(config: &NatsConfig) -> Config {
@@ -50,26 +101,64 @@ fn wanted(config: &NatsConfig) -> Config {
     }
 }
 
-/// Finds the stream, or makes it.
-pub(super) async fn find_or_make(js: &Context, config: &NatsConfig) -> Result<Found, BusError> {
+/// Finds the stream, or makes it with `wanted` partitions.
+pub(super) async fn find_or_make(
+    js: &Context,
+    config: &NatsConfig,
+    partitions: Partitions,
+) -> Result<Found, BusError> {
     match js.get_stream(NAME).await {
         Ok(stream) => {
+            let found = stream.cached_info().config.clone();
+            let partitions = match divided(&found)? {
+                Some(partitions) => partitions,
+                None => divide(js, found, partitions).await?,
+            };
             return Ok(Found {
                 stream,
+                partitions,
                 made: false,
             });
         }
         Err(error) if !is_missing(&error) => return Err(error.into()),
         Err(_) => {}
     }
-    let made = js.create_stream(wanted(config)).await;
+    let metadata = metadata(partitions);
+    let made = js
+        .create_stream(Config {
+            metadata,
+            ..wanted(config)
+        })
+        .await;
     // E.g. more copies than there are servers: these keys are what an operator can change.
     let (replicas, max_bytes) = (config.replicas, config.max_bytes);
     let stream = made.map_err(|error| {
         let tried = format!("bus.replicas = {replicas} and bus.max_bytes = {max_bytes}");
         BusError(format!("the stream cannot be made with {tried}: {error}").into())
     })?;
-    Ok(Found { stream, made: true })
+    Ok(Found {
+        stream,
+        partitions,
+        made: true,
+    })
+}
+
+/// Takes over a stream that a release up to 0.3 made. Another service may do the same: the last one is right.
+async fn divide(
+    js: &Context,
+    found: Config,
+    partitions: Partitions,
+) -> Result<Partitions, BusError> {
+    let mut metadata = metadata(partitions);
+    metadata.extend(found.metadata.clone());
+    let updated = js.update_stream(Config { metadata, ..found }).await;
+    updated.map_err(|error| {
+        let told = "the stream of an earlier release cannot be divided into partitions";
+        BusError(format!("{told}: {error}").into())
+    })?;
+    let stream = js.get_stream(NAME).await?;
+    let divided = divided(&stream.cached_info().config)?;
+    divided.ok_or_else(|| BusError("the stream was divided and is not".into()))
 }
 
 fn is_missing(error: &GetStreamError) -> bool {
@@ -143,11 +232,11 @@ async fn agrees(js: &Context, now: Timestamp) -> Result<bool, BusError> {
     Ok(time.since(now).max(now.since(time)) <= CLOCKS)
 }
 
-/// Deletes messages from before `before` that each of `consumers` is past; nothing while one of them has
+/// Deletes messages from before `before` that each of `readers` is past; nothing while one of them has
 /// never come, or while the server's clock is not the one by which the caller goes.
 pub(super) async fn purge(
     js: &Context,
-    consumers: &[&str],
+    readers: &[String],
     before: Timestamp,
     now: Timestamp,
 ) -> Result<(), BusError> {
@@ -162,8 +251,8 @@ pub(super) async fn purge(
     let stream = js.get_stream(NAME).await?;
     let state = stream.cached_info().state.clone();
     let mut floor = state.last_sequence;
-    for consumer in consumers {
-        let Ok(info) = stream.consumer_info(consumer).await else {
+    for reader in readers {
+        let Ok(info) = stream.consumer_info(reader).await else {
             return Ok(());
         };
         // One with nothing to do is past everything that was there before it was asked.
@@ -238,10 +327,11 @@ bus_errors!(
     CreateStreamError,
     async_nats::jetstream::stream::PurgeError,
     async_nats::jetstream::stream::ConsumerError,
-    async_nats::jetstream::consumer::pull::BatchRequestError,
+    async_nats::jetstream::context::ConsumerInfoError,
+    async_nats::jetstream::consumer::StreamError,
+    async_nats::jetstream::consumer::pull::MessagesError,
     async_nats::jetstream::context::PublishError,
     async_nats::client::PublishError,
     async_nats::client::RequestError,
-    async_nats::SubscribeError,
     async_nats::jetstream::context::RequestError,
 );

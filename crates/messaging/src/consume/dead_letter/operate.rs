@@ -7,7 +7,7 @@ use super::{
     Column, Entity, Model,
     query::{SUMMARY, Summary, open},
 };
-use crate::{inbox, rows, store::Transaction};
+use crate::{rows, store::Transaction};
 
 /// Those of the letters `ids` that are not closed, without changing them.
 ///
@@ -53,8 +53,8 @@ pub async fn redrive(
     Ok(letters)
 }
 
-/// Deletes the letters `ids` that are not closed, and returns them. Their events count as parked from now on,
-/// so that no late delivery is handled.
+/// Deletes the letters `ids` that are not closed, and returns them. Their events are not handled, unless the bus is
+/// read once more from before them.
 ///
 /// # Errors
 /// The database's.
@@ -71,9 +71,6 @@ pub async fn discard(
         .all(&**tx)
         .await?;
     delete(&**tx, consumer, &letters).await?;
-    for letter in &letters {
-        inbox::park_for_good(&**tx, consumer, &letter.to_event(), tx.now()).await?;
-    }
     Ok(letters)
 }
 

@@ -1,8 +1,8 @@
 //! Redrive: handles dead letters again that an operator asked for.
 //!
-//! The inbox mark is cleared, the handler runs and the letter is closed in one transaction, so that wherever
-//! the process dies the event is either handled and closed or neither. Nothing is published again: the letter
-//! holds the event, also when bus and inbox have long forgotten it.
+//! The handler runs and the letter is closed in one transaction, so that wherever the process dies the event is either
+//! handled and closed or neither. Nothing is published again: the letter holds the event, also when the bus has long
+//! forgotten it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,12 +10,11 @@ use couponmesh_runtime::{backoff::Backoff, id::EventId, running::Running};
 use sea_orm::DbErr;
 use tokio_util::sync::CancellationToken;
 
+use super::{Handler, MAX_ATTEMPTS, call, dead_letter::redriving};
 use crate::{
-    consumer::{self, Handler, HandlerError, MAX_ATTEMPTS, Verdict},
-    dead_letter::{Model, redriving},
-    inbox::{self, Outcome},
+    event::{HandlerError, Verdict},
     lease::Lease,
-    store::{Store, Transaction},
+    store::Store,
 };
 
 /// How often the table is looked at: who flags a letter is another process.
@@ -148,14 +147,14 @@ impl<H: Handler> Worker<H> {
         }
     }
 
-    /// Mark, handler and letter in one transaction.
+    /// Handler and letter in one transaction.
     async fn attempt(&self, event_id: EventId) -> Result<Attempted, DbErr> {
         let tx = self.store.begin("redrive").await?;
         let service = self.store.service();
         let Some(letter) = redriving::take(&*tx, service, event_id).await? else {
             return Ok(Attempted::Done);
         };
-        if let Err(error) = self.handle(&tx, &letter).await {
+        if let Err(error) = call(self.handler.as_ref(), &tx, &[&letter.to_event()]).await {
             return match (error.verdict(), error) {
                 (Verdict::Wait, HandlerError::Storage(outage)) => Err(outage),
                 (_, error) => Ok(Attempted::Failed(error)),
@@ -165,17 +164,6 @@ impl<H: Handler> Worker<H> {
         tx.commit().await?;
         tracing::info!(service, event.id = %event_id, event.r#type = letter.event_type, member.id = %letter.member_id, "dead letter handled");
         Ok(Attempted::Done)
-    }
-
-    async fn handle(&self, tx: &Transaction, letter: &Model) -> Result<(), HandlerError> {
-        let (service, event) = (self.store.service(), letter.to_event());
-        inbox::unpark(&**tx, service, event.id).await?;
-        let fresh = inbox::mark(&**tx, service, &[&event], Outcome::Handled, tx.now()).await?;
-        // Not fresh: a delivery was handled while no mark knew the event. Once is enough.
-        if !fresh.is_empty() {
-            consumer::call(self.handler.as_ref(), tx, &[&event]).await?;
-        }
-        Ok(())
     }
 
     /// In a transaction of its own: that of the attempt never happened.

@@ -17,10 +17,7 @@ use couponmesh_runtime::{
     id::{EventId, MemberId},
 };
 use sea_orm::{
-    ActiveValue::Set,
-    ConnectionTrait, DbErr, QuerySelect, QueryTrait as _,
-    entity::prelude::*,
-    sea_query::{OnConflict, SelectStatement},
+    ActiveValue::Set, ConnectionTrait, DbErr, entity::prelude::*, sea_query::OnConflict,
 };
 
 use crate::{event::Event, rows};
@@ -94,16 +91,6 @@ impl Model {
             payload: self.payload.clone(),
         }
     }
-}
-
-/// The ids of the consumer's open letters, for `NOT IN`.
-pub(crate) fn open_ids(consumer: &'static str) -> SelectStatement {
-    Entity::find()
-        .select_only()
-        .column(Column::EventId)
-        .filter(Column::Consumer.eq(consumer))
-        .filter(Column::CloseTime.is_null())
-        .into_query()
 }
 
 fn shortened(error: &str) -> String {

@@ -1,0 +1,178 @@
+//! The bus of one process: the services' outboxes, read where they are.
+//!
+//! An outbox is a log already: its rows are only ever appended, and SQLite, with one writer at a time, shows them in
+//! the order of their positions. So a partition is one service's outbox, and what is on disk with a service's
+//! transaction is what others read.
+
+mod old_log;
+mod take_over;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use sea_orm::DbErr;
+use tokio::{sync::watch, time::timeout};
+
+use super::{Bus, BusError, Delivery, Partition, Place, Publisher, Reading, Receipt};
+use crate::{consume::positions, outbox, store::Store};
+
+pub use take_over::TakeOverError;
+
+/// Rows that are read at once.
+const CHUNK: usize = 256;
+/// How often an outbox is looked at without a wake-up, which whoever was interrupted at a commit does not send.
+const POLL: Duration = Duration::from_secs(1);
+
+/// A service of the process, also one that does not run.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Its database.
+    pub store: Store,
+    /// The types of events that it reads.
+    pub types: &'static [&'static str],
+}
+
+impl Service {
+    /// Whether it reads what `service` publishes.
+    fn reads(&self, service: &str) -> bool {
+        self.types
+            .iter()
+            .any(|event_type| publishes(service, event_type))
+    }
+}
+
+/// Whether events of that type are `service`'s: they are in its package.
+fn publishes(service: &str, event_type: &str) -> bool {
+    event_type.split('.').nth(1) == Some(service)
+}
+
+/// The bus. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Outboxes(Arc<[Service]>);
+
+impl Outboxes {
+    /// The bus of `services`, all of those that there are.
+    #[must_use]
+    pub fn new(services: Vec<Service>) -> Self {
+        Self(services.into())
+    }
+
+    fn store(&self, partition: &str) -> Result<&Store, BusError> {
+        let mut stores = self.0.iter().map(|service| &service.store);
+        let found = stores.find(|store| store.service() == partition);
+        found.ok_or_else(|| BusError(format!("no service {partition}").into()))
+    }
+}
+
+#[async_trait]
+impl Bus for Outboxes {
+    fn publisher(&self) -> Option<Arc<dyn Publisher>> {
+        None
+    }
+
+    /// A database that was restored from a backup has lost what came after it.
+    async fn holds(&self, partition: &str, place: Place) -> Result<bool, BusError> {
+        let db = self.store(partition)?.read();
+        if outbox::end(db).await? < place.sequence {
+            return Ok(false);
+        }
+        let there = outbox::event_at(db, place.sequence).await?;
+        Ok(there.is_none_or(|event_id| event_id == place.event_id))
+    }
+
+    async fn partitions(
+        &self,
+        _: &'static str,
+        types: &'static [&'static str],
+    ) -> Result<Vec<Partition>, BusError> {
+        let services = self.0.iter().map(|service| service.store.service());
+        let read = services.filter(|service| types.iter().any(|one| publishes(service, one)));
+        let partition = |service: &str| Partition {
+            name: service.into(),
+            begins_after: 0,
+        };
+        Ok(read.map(partition).collect())
+    }
+
+    async fn read(
+        &self,
+        _: &'static str,
+        partition: &str,
+        types: &'static [&'static str],
+        after: i64,
+    ) -> Result<Reading, BusError> {
+        let store = self.store(partition)?.clone();
+        let cursor = Cursor {
+            appended: store.appended(),
+            store,
+            types,
+            position: after,
+        };
+        let chunks = stream::try_unfold(cursor, |mut cursor| async {
+            let chunk = cursor.next().await?;
+            let chunk = stream::iter(chunk.into_iter().map(Ok));
+            Ok::<_, BusError>(Some((chunk, cursor)))
+        });
+        Ok(chunks.try_flatten().boxed())
+    }
+
+    async fn passed(&self, _: Vec<Receipt>) {}
+
+    /// Where the slowest of its readers is.
+    async fn done_with(&self, store: &Store) -> Result<i64, DbErr> {
+        let mut slowest = outbox::end(store.read()).await?;
+        for reader in self.0.iter().filter(|one| one.reads(store.service())) {
+            let position = positions::find(reader.store.read(), store.service()).await?;
+            slowest = slowest.min(position.map_or(0, |found| found.sequence));
+        }
+        Ok(slowest)
+    }
+}
+
+/// Where an outbox is read.
+struct Cursor {
+    store: Store,
+    appended: watch::Receiver<()>,
+    types: &'static [&'static str],
+    /// The last position that was looked at.
+    position: i64,
+}
+
+impl Cursor {
+    /// The next events of our types, and how far they go; waits until there are events of any.
+    async fn next(&mut self) -> Result<Vec<Delivery>, BusError> {
+        loop {
+            // Arm the wake-up, then look.
+            self.appended.borrow_and_update();
+            let (store, position) = (self.store.clone(), self.position);
+            // To its end in any case: a reader that has other things to do must not keep a connection of another
+            // service's meanwhile, who may be waiting for one of the reader's.
+            let reading =
+                tokio::spawn(async move { outbox::after(store.read(), position, CHUNK).await });
+            let rows = reading.await.map_err(|error| BusError(Box::new(error)))??;
+            let Some(last) = rows.last() else {
+                let _ = timeout(POLL, self.appended.changed()).await;
+                continue;
+            };
+            self.position = last.seq;
+            let mut deliveries = Vec::with_capacity(rows.len());
+            for row in rows {
+                let is_wanted = self.types.contains(&row.event_type.as_str());
+                let place = Place {
+                    sequence: row.seq,
+                    event_id: row.event_id,
+                };
+                // Of those that nobody here wants, the last one says how far this goes.
+                if is_wanted || place.sequence == self.position {
+                    deliveries.push(Delivery {
+                        place,
+                        event: is_wanted.then(|| row.into_event(self.store.service())),
+                        receipt: None,
+                    });
+                }
+            }
+            return Ok(deliveries);
+        }
+    }
+}
