@@ -75,6 +75,7 @@ pub(crate) fn start<H: Handler>(
             positions: HashMap::new(),
             check_at: Instant::now() + CHECK_INTERVAL,
             failing_since: None,
+            ended_at: Instant::now(),
             bus: bus.clone(),
             store: store.clone(),
             types: H::TYPES,
@@ -141,7 +142,11 @@ impl<H: Handler> Consumer<H> {
                         Err(Left::Stopped) => break,
                         Err(Left::Moved) => readings.clear(),
                     }
-                    look_at = Instant::now() + reader.look(&mut readings, &mut backoff).await;
+                    let pause = tokio::select! {
+                        pause = reader.look(&mut readings, &mut backoff) => pause,
+                        () = self.stop.cancelled() => break,
+                    };
+                    look_at = Instant::now() + pause;
                     continue;
                 }
                 _ = changes.next() => {
@@ -157,7 +162,8 @@ impl<H: Handler> Consumer<H> {
             if !ended.is_empty() {
                 // There may be others now.
                 reader.partitions = None;
-                look_at = Instant::now() + backoff.next_pause();
+                reader.ended_at = Instant::now();
+                look_at = look_at.min(Instant::now() + backoff.next_pause());
             }
             for name in ended.iter() {
                 readings.remove(name);
@@ -173,7 +179,7 @@ impl<H: Handler> Consumer<H> {
                         readings.remove(name);
                     }
                     // Not at once, or two that take a partition for theirs would keep each other from it for good.
-                    look_at = Instant::now() + backoff.next_pause();
+                    look_at = look_at.min(Instant::now() + backoff.next_pause());
                 }
             }
             if !is_full {
@@ -240,15 +246,20 @@ struct Reader {
     check_at: Instant,
     /// Since when the bus is away; none while it is not.
     failing_since: Option<Instant>,
+    /// When a reading has ended last.
+    ended_at: Instant,
 }
 
 impl Reader {
     /// Reads what is this replica's to read and nothing else; how long to wait until the next look.
     async fn look(&mut self, readings: &mut Readings, backoff: &mut Backoff) -> Duration {
-        let begun = Instant::now();
         match self.try_look(readings).await {
             Ok(()) => {
                 self.failing_since = None;
+                // A reading that ends as soon as it is opened is opened less and less often.
+                if self.ended_at.elapsed() > CHECK_INTERVAL {
+                    backoff.reset();
+                }
                 LOOK
             }
             Err(error) => {
@@ -262,7 +273,10 @@ impl Reader {
                     "{waits_for}"
                 );
                 self.partitions = None;
-                self.failing_since.get_or_insert(begun);
+                // Others have no better way to the same database.
+                if matches!(error, ConsumerError::Bus(_)) {
+                    self.failing_since.get_or_insert_with(Instant::now);
+                }
                 backoff.next_pause()
             }
         }

@@ -7,7 +7,7 @@
 use couponmesh_runtime::id::EventId;
 use sea_orm::{
     ActiveValue::Set,
-    ConnectionTrait, DbErr, QueryOrder,
+    Condition, ConnectionTrait, DbErr, QueryOrder,
     entity::prelude::*,
     sea_query::{ExprTrait as _, OnConflict},
 };
@@ -143,8 +143,10 @@ pub(crate) async fn open(
 ) -> Result<Model, DbErr> {
     let tx = store.begin("positions").await?;
     insert(&tx, &partition.name, partition.begins_after, types).await?;
+    // Whoever had it may be in the middle of a batch, and stand still: the other partitions do not wait for that.
     let opened = Entity::update_many()
         .col_expr(Column::Epoch, Expr::col(Column::Epoch).add(1))
+        .filter(Condition::all().add_option(tx.impatiently()))
         .filter(Column::Partition.eq(&*partition.name))
         .exec_with_returning(&*tx)
         .await?;

@@ -66,26 +66,30 @@ impl<H: Handler> Consumer<H> {
         let steps: Vec<Step> = turns.iter().filter_map(Turn::whole).collect();
         let events = distinct(turns.iter().flat_map(|turn| &turn.deliveries));
         let mut backoff = Backoff::new(self.store.random());
-        loop {
+        let mut waited = false;
+        let left = loop {
             let error = match self.handle(&events, &steps).await {
                 Ok(Handled::Done) => return Ok(true),
-                Ok(Handled::Moved) => return Err(Left::Moved),
+                Ok(Handled::Moved) => break Left::Moved,
                 Err(error) => error,
             };
             match error.verdict() {
                 Verdict::Wait => {
+                    waited = true;
                     if self.wait(&error, &mut backoff).await.is_err() {
-                        for step in &steps {
-                            if counts.contains_key(&step.partition) {
-                                self.uncount(step).await;
-                            }
-                        }
-                        return Err(Left::Stopped);
+                        break Left::Stopped;
                     }
                 }
                 Verdict::Retry | Verdict::Park => return Ok(false),
             }
+        };
+        let counted = steps
+            .iter()
+            .filter(|step| counts.contains_key(&step.partition));
+        for step in counted.filter(|_| waited) {
+            self.uncount(step).await;
         }
+        Err(left)
     }
 
     /// Handles one event until it is handled or parked. `counted` is its count when this attempt is counted already.
@@ -105,14 +109,21 @@ impl<H: Handler> Consumer<H> {
                 let error = "the process died while handling the event";
                 return self.park(event, &step, error, attempts - 1).await;
             }
+            let mut waited = false;
             loop {
                 let error = match self.handle(&[event], std::slice::from_ref(&step)).await {
                     Ok(Handled::Done) => return Ok(()),
-                    Ok(Handled::Moved) => return Err(Left::Moved),
+                    Ok(Handled::Moved) => {
+                        if waited {
+                            self.uncount(&step).await;
+                        }
+                        return Err(Left::Moved);
+                    }
                     Err(error) => error,
                 };
                 match error.verdict() {
                     Verdict::Wait => {
+                        waited = true;
                         if self.wait(&error, &mut backoff).await.is_err() {
                             self.uncount(&step).await;
                             return Err(Left::Stopped);
@@ -194,8 +205,8 @@ impl<H: Handler> Consumer<H> {
         Ok(Some(counts))
     }
 
-    /// Takes back the count of an attempt that met an outage until the service was stopped: however often a
-    /// service is restarted meanwhile, an outage parks nothing. Not waited for.
+    /// Takes back the count of an attempt that met an outage until the service was stopped, or another replica took the
+    /// partition: however often that happens, an outage parks nothing. Not waited for.
     async fn uncount(&self, step: &Step) {
         let uncounted = async {
             let tx = self.store.begin("consumer.count").await?;

@@ -68,11 +68,17 @@ impl Share {
         if self.store.database().postgres().is_none() {
             return Ok(all.clone());
         }
-        if self.away_until.is_some_and(|end| Instant::now() < end) {
-            return Ok(Names::new());
-        }
         let tx = self.store.begin("share").await?;
         let leases = leases(&tx).await?;
+        let is_away = self.away_until.is_some_and(|end| Instant::now() < end);
+        let is_another = |lease: &Model| {
+            lease.name.starts_with(READER)
+                && lease.holder != self.store.replica()
+                && lease.end_time > tx.now()
+        };
+        if is_away && leases.iter().any(is_another) {
+            return Ok(Names::new());
+        }
         let plan = plan(&leases, self.store.replica(), all, |lease| {
             lease.end_time > tx.now() && lease.end_time <= tx.now().latest_deadline(TERM)
         });
@@ -80,15 +86,16 @@ impl Share {
             let names = plan.give.iter().map(|name| format!("{PARTITION}{name}"));
             self.delete(&tx, names.collect()).await?;
         }
+        let reader = format!("{READER}{}", self.store.replica());
+        let partitions = plan.take.iter().map(|name| format!("{PARTITION}{name}"));
+        let taken = self.take(&tx, partitions.chain([reader])).await?;
+        // Last, or two who do this and that would wait for each other.
         if !plan.gone.is_empty() {
             let gone = Entity::delete_many()
                 .filter(Column::Name.is_in(rows::pad(plan.gone)))
                 .filter(Column::EndTime.lt(tx.now()));
             gone.exec(&*tx).await?;
         }
-        let reader = format!("{READER}{}", self.store.replica());
-        let partitions = plan.take.iter().map(|name| format!("{PARTITION}{name}"));
-        let taken = self.take(&tx, partitions.chain([reader])).await?;
         if !plan.give.is_empty() || !self.announced {
             self.store.signals().tell(&*tx, Topic::Share).await?;
         }

@@ -11,7 +11,8 @@ use async_nats::jetstream::{
 };
 use couponmesh_messaging::{
     Bus as _, Event,
-    bus::{NatsBus, NatsConfig, Publisher as _},
+    bus::{NatsBus, NatsConfig, Place, Publisher as _},
+    consume::positions,
 };
 use couponmesh_runtime::{
     Clock, Context, CorrelationId, Random,
@@ -251,7 +252,24 @@ async fn a_message_without_an_envelope_is_parked_once() {
     let published = js.publish(subject, "by hand".into()).await.unwrap();
     published.await.unwrap();
     mesh.settle().await;
-    let letters = mesh.dead_letters().await;
+    // It is the last one when the next reader looks whether the bus has lost something.
+    let published = js.publish(subject, "once more".into()).await.unwrap();
+    let sequence = i64::try_from(published.await.unwrap().sequence).unwrap();
+    eventually("it is parked", async || {
+        mesh.dead_letters().await.len() == 2
+    })
+    .await;
+    let positions = positions::list(mesh.consumer.read()).await.unwrap();
+    assert_eq!(positions[0].sequence, sequence);
+    let place = Place {
+        sequence,
+        event_id: positions[0].event_id.unwrap(),
+    };
+    assert!(mesh.bus.holds("0", place).await.unwrap());
+    mesh.settle().await;
+    let mut letters = mesh.dead_letters().await;
+    letters.sort_by_key(|letter| letter.event_time);
+    letters.retain(|letter| letter.payload == b"by hand");
     assert_eq!(letters.len(), 1, "{letters:?}");
     assert!(
         letters[0]

@@ -95,6 +95,8 @@ pub(super) async fn open(
             ack_wait: ACK_WAIT,
             max_deliver: -1,
             max_ack_pending: MAX_ACK_PENDING,
+            // What counts is on the service's disk: a server that starts again has the consumer made anew.
+            memory_storage: true,
             filter_subjects: types.iter().map(subject).collect(),
             ..pull::Config::default()
         })

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use async_nats::Message;
 use async_nats::jetstream::{
     Context, ErrorCode,
     context::{CreateStreamError, GetStreamError, GetStreamErrorKind},
@@ -13,7 +14,7 @@ use async_nats::jetstream::{
 use couponmesh_runtime::{Timestamp, id::MemberId};
 use serde::Deserialize;
 
-use super::NatsConfig;
+use super::{NatsConfig, envelope};
 use crate::bus::{BusError, Place};
 
 /// The contract's name.
@@ -290,9 +291,18 @@ pub(super) async fn purge(
 pub(super) async fn holds(stream: &Stream, place: Place) -> Result<bool, BusError> {
     let sequence = u64::try_from(place.sequence).unwrap_or(0);
     match stream.get_raw_message(sequence).await {
-        Ok(message) => {
-            let id = message.headers.get("ce-id").map(|id| id.as_str());
-            Ok(id == Some(place.event_id.to_string().as_str()))
+        // As it is read, also when it has no proper envelope.
+        Ok(raw) => {
+            let message = Message {
+                subject: raw.subject,
+                reply: None,
+                payload: raw.payload,
+                headers: Some(raw.headers),
+                status: None,
+                description: None,
+                length: 0,
+            };
+            Ok(envelope::event(message, sequence).id == place.event_id)
         }
         Err(error) if is_no_message(&error) => {
             // Asked for anew: the stream may be another by now.

@@ -99,6 +99,7 @@ impl Outboxes {
         }
         // What lies above may not have been copied.
         let copied = checkpoint::load(source.read()).await?.position;
+        let copied = copied.min(outbox::end(source.read()).await?);
         for reader in readers {
             let before = copied.min(reader.unread - 1);
             positions::begin_at(&reader.service.store, name, before, reader.service.types).await?;
