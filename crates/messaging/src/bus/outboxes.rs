@@ -3,11 +3,18 @@
 //! An outbox is a log already: its rows are only ever appended, and SQLite, with one writer at a time, shows them in
 //! the order of their positions. So a partition is one service's outbox, and what is on disk with a service's
 //! transaction is what others read.
+//!
+//! What a consumer reads of several outboxes comes in no order of theirs, but for one thing, which callers count on who
+//! wait for a version of a member: an event of member's comes after those of others that had caused it, or with them.
 
 mod old_log;
 mod take_over;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -49,19 +56,54 @@ fn publishes(service: &str, event_type: &str) -> bool {
 
 /// The bus. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Outboxes(Arc<[Service]>);
+pub struct Outboxes {
+    services: Arc<[Service]>,
+    delivered: Arc<Mutex<HashMap<Reader, watch::Receiver<i64>>>>,
+}
+
+/// A consumer, and which of [`Outboxes::services`] it reads.
+type Reader = (&'static str, usize);
 
 impl Outboxes {
     /// The bus of `services`, all of those that there are.
     #[must_use]
     pub fn new(services: Vec<Service>) -> Self {
-        Self(services.into())
+        Self {
+            services: services.into(),
+            delivered: Arc::default(),
+        }
+    }
+
+    fn index(&self, partition: &str) -> Result<usize, BusError> {
+        let mut services = self.services.iter();
+        let found = services.position(|one| one.store.service() == partition);
+        found.ok_or_else(|| BusError(format!("no service {partition}").into()))
     }
 
     fn store(&self, partition: &str) -> Result<&Store, BusError> {
-        let mut stores = self.0.iter().map(|service| &service.store);
-        let found = stores.find(|store| store.service() == partition);
-        found.ok_or_else(|| BusError(format!("no service {partition}").into()))
+        Ok(&self.services[self.index(partition)?].store)
+    }
+
+    /// Waits until `consumer` was given all that the services after that one had published before. Theirs is what
+    /// causes the events of the first one, member. One that cannot be read is not waited for.
+    async fn others_come_first(&self, consumer: &'static str, index: usize) -> Result<(), DbErr> {
+        for (other, service) in self.services.iter().enumerate().skip(index + 1) {
+            let delivered = self.delivered().get(&(consumer, other)).cloned();
+            let Some(mut delivered) = delivered else {
+                continue;
+            };
+            let store = service.store.clone();
+            let end = tokio::spawn(async move { outbox::end(store.read()).await });
+            let end = end.await.unwrap_or(Ok(0))?;
+            let _ = timeout(POLL, delivered.wait_for(|position| *position >= end)).await;
+        }
+        Ok(())
+    }
+
+    fn delivered(&self) -> MutexGuard<'_, HashMap<Reader, watch::Receiver<i64>>> {
+        self.delivered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -86,7 +128,8 @@ impl Bus for Outboxes {
         _: &'static str,
         types: &'static [&'static str],
     ) -> Result<Vec<Partition>, BusError> {
-        let services = self.0.iter().map(|service| service.store.service());
+        let services = self.services.iter();
+        let services = services.map(|service| service.store.service());
         let read = services.filter(|service| types.iter().any(|one| publishes(service, one)));
         let partition = |service: &str| Partition {
             name: service.into(),
@@ -97,17 +140,24 @@ impl Bus for Outboxes {
 
     async fn read(
         &self,
-        _: &'static str,
+        consumer: &'static str,
         partition: &str,
         types: &'static [&'static str],
         after: i64,
     ) -> Result<Reading, BusError> {
+        let index = self.index(partition)?;
         let store = self.store(partition)?.clone();
+        let (delivered, receiver) = watch::channel(after);
+        self.delivered().insert((consumer, index), receiver);
         let cursor = Cursor {
             appended: store.appended(),
+            bus: self.clone(),
+            consumer,
+            index,
             store,
             types,
             position: after,
+            delivered,
         };
         let chunks = stream::try_unfold(cursor, |mut cursor| async {
             let chunk = cursor.next().await?;
@@ -122,7 +172,8 @@ impl Bus for Outboxes {
     /// Where the slowest of its readers is.
     async fn done_with(&self, store: &Store) -> Result<i64, DbErr> {
         let mut slowest = outbox::end(store.read()).await?;
-        for reader in self.0.iter().filter(|one| one.reads(store.service())) {
+        let readers = self.services.iter();
+        for reader in readers.filter(|one| one.reads(store.service())) {
             let position = positions::find(reader.store.read(), store.service()).await?;
             slowest = slowest.min(position.map_or(0, |found| found.sequence));
         }
@@ -132,16 +183,23 @@ impl Bus for Outboxes {
 
 /// Where an outbox is read.
 struct Cursor {
+    bus: Outboxes,
+    consumer: &'static str,
+    index: usize,
     store: Store,
     appended: watch::Receiver<()>,
     types: &'static [&'static str],
     /// The last position that was looked at.
     position: i64,
+    /// The last position that the consumer was given.
+    delivered: watch::Sender<i64>,
 }
 
 impl Cursor {
     /// The next events of our types, and how far they go; waits until there are events of any.
     async fn next(&mut self) -> Result<Vec<Delivery>, BusError> {
+        // Whoever asks for more has taken what came before.
+        self.delivered.send_replace(self.position);
         loop {
             // Arm the wake-up, then look.
             self.appended.borrow_and_update();
@@ -171,6 +229,11 @@ impl Cursor {
                         receipt: None,
                     });
                 }
+            }
+            if deliveries.iter().any(|delivery| delivery.event.is_some()) {
+                self.bus
+                    .others_come_first(self.consumer, self.index)
+                    .await?;
             }
             return Ok(deliveries);
         }

@@ -2,7 +2,8 @@
 //!
 //! | what | file |
 //! | --- | --- |
-//! | reads what this replica has to read | [`consumer`] |
+//! | the loop | [`consumer`] |
+//! | reads what this replica has to read | `reader` |
 //! | deals with what was read | `process` |
 //! | how far the service is | [`positions`] |
 //! | which replica reads what | `share` |
@@ -10,8 +11,11 @@
 
 pub mod consumer;
 pub mod dead_letter;
+#[cfg(test)]
+mod model;
 pub mod positions;
 mod process;
+mod reader;
 pub(crate) mod redrive;
 mod share;
 

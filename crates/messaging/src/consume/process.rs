@@ -9,9 +9,10 @@ use sea_orm::DbErr;
 
 use super::{
     Handler, MAX_ATTEMPTS, call,
-    consumer::{Consumer, Turn},
+    consumer::Consumer,
     dead_letter,
     positions::{self, Step},
+    reader::Turn,
 };
 use crate::{
     bus::Delivery,

@@ -12,9 +12,12 @@ use couponmesh_messaging::{
 };
 use couponmesh_runtime::{database::Database, id::EventId};
 use couponmesh_testbed::{Home, on_servers};
+use futures::StreamExt as _;
 use sea_orm::{
     ColumnTrait as _, ConnectionTrait as _, EntityTrait as _, QueryFilter as _, Statement,
 };
+
+use tokio::time::timeout;
 
 use crate::{
     check::{Counting, violations, violations_of},
@@ -80,7 +83,6 @@ async fn events_that_come_one_by_one_are_read_at_once() {
         event_type: TICKED.to_owned(),
         ..mesh.loose_event()
     };
-    use futures::StreamExt as _;
     let mut reading = read(&mesh.bus, "a", TICKS, 0).await;
     for _ in 0..500 {
         let tick = tick();
@@ -282,4 +284,43 @@ async fn the_log_of_an_earlier_release_is_taken_over_and_nothing_unread_is_lost(
         let (violations, _) = after_taking_over(8, 8, interrupted).await.unwrap();
         assert_eq!(violations.len(), 8, "{violations:?}");
     }
+}
+
+/// Callers wait for a version of a member, and expect to see what had led to it.
+#[tokio::test]
+async fn an_event_of_member_s_does_not_come_before_what_had_caused_it() {
+    const TOCKED: &str = "couponmesh.consumer.v1.Tocked";
+    const BOTH: &[&str] = &[TICKED, TOCKED];
+    let (_home, mesh) = Mesh::new().await;
+    if on_servers() {
+        return;
+    }
+    let tock = Event {
+        event_type: TOCKED.to_owned(),
+        source: "consumer".to_owned(),
+        ..mesh.loose_event()
+    };
+    let tick = Event {
+        event_type: TICKED.to_owned(),
+        ..mesh.loose_event()
+    };
+    let tx = mesh.consumer.begin("test").await.unwrap();
+    tx.append_all(vec![tock.clone()]);
+    tx.commit().await.unwrap();
+    mesh.publish(vec![tick.clone()]).await;
+
+    let mut effects = mesh.bus.read("a", "member", BOTH, 0).await.unwrap();
+    let mut causes = mesh.bus.read("a", "consumer", BOTH, 0).await.unwrap();
+    let soon = Duration::from_millis(300);
+    assert!(
+        timeout(soon, effects.next()).await.is_err(),
+        "it came first"
+    );
+    let cause = causes.next().await.unwrap().unwrap();
+    assert_eq!(cause.event, Some(tock));
+    // Whoever asks for more has taken it.
+    let waits = async { assert!(timeout(soon, causes.next()).await.is_err()) };
+    let (effect, ()) = tokio::join!(effects.next(), waits);
+    assert_eq!(effect.unwrap().unwrap().event, Some(tick));
+    mesh.close().await;
 }

@@ -54,7 +54,7 @@ impl Outboxes {
         let log = Database::open_sqlite(path).await?;
         // One whose making was interrupted may have no tables yet.
         bring_up::<old_log::Migrator>(&log).await?;
-        for source in self.0.iter() {
+        for source in self.services.iter() {
             self.take_over_source(&log, &source.store).await?;
         }
         log.close().await?;
@@ -69,7 +69,7 @@ impl Outboxes {
     async fn take_over_source(&self, log: &Database, source: &Store) -> Result<(), TakeOverError> {
         let name = source.service();
         let mut readers = Vec::new();
-        for reader in self.0.iter().filter(|one| one.reads(name)) {
+        for reader in self.services.iter().filter(|one| one.reads(name)) {
             let offset = old_log::offset(log.read(), reader.store.service()).await?;
             readers.push(Reader {
                 service: reader,
