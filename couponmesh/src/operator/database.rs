@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use couponmesh::{config::Config, migrate, node::ServiceName, stack::Sources};
-use couponmesh_messaging::Store;
+use couponmesh_messaging::{Store, event::is_published_by};
 use couponmesh_runtime::database::Database;
 
 use super::args::{DatabaseArgs, Place};
@@ -54,14 +54,10 @@ pub(super) async fn readers(place: &Place, of: &Store) -> Result<Option<Vec<Stor
         return Ok(None);
     }
     let data_dir = place.data_dir.as_deref().unwrap_or(Path::new(DATA_DIR));
-    let package = format!("couponmesh.{}.", of.service());
     let mut readers = Vec::new();
     for service in ServiceName::all() {
-        if service
-            .types()
-            .iter()
-            .any(|name| name.starts_with(&package))
-        {
+        let mut types = service.types().iter();
+        if types.any(|name| is_published_by(of.service(), name)) {
             readers.push(store(service, open_file(data_dir, service).await?));
         }
     }

@@ -1,6 +1,7 @@
 //! What must hold in the databases of a mesh that came to rest, whatever happened to it before.
 
 use couponmesh::node::ServiceName;
+use couponmesh_messaging::event::is_published_by;
 
 /// Every service.
 pub(crate) const SERVICES: [&str; 4] = ["member", "coupon", "notification", "mypage"];
@@ -62,10 +63,9 @@ async fn unpublished(number: &impl AsyncFn(&str, &str) -> i64) -> Option<String>
 async fn unread(number: &impl AsyncFn(&str, &str) -> i64) -> Option<String> {
     for reader in ServiceName::all() {
         for source in SERVICES {
-            let package = format!("couponmesh.{source}.");
             let types = reader.types().iter();
             let types: Vec<String> = types
-                .filter(|name| name.starts_with(&package))
+                .filter(|name| is_published_by(source, name))
                 .map(|name| format!("'{name}'"))
                 .collect();
             let position = format!(

@@ -11,7 +11,7 @@ use couponmesh::{
     node::{Node, ServiceName},
     stack::{Sources, Stack},
 };
-use couponmesh_messaging::Event;
+use couponmesh_messaging::{Event, event::is_published_by};
 use couponmesh_runtime::{Clock, Random, Timestamp, fault::Faults};
 use tonic::transport::{Channel, Endpoint};
 use uuid::Uuid;
@@ -219,7 +219,7 @@ impl Mesh {
             None => {
                 for service in ServiceName::all() {
                     let is_its =
-                        |event: &&Event| event.event_type.split('.').nth(1) == Some(service.name());
+                        |event: &&Event| is_published_by(service.name(), &event.event_type);
                     let its: Vec<Event> = events.iter().filter(is_its).cloned().collect();
                     let store = stack.store(service).await.unwrap();
                     let tx = store.begin("test").await.unwrap();

@@ -10,7 +10,10 @@ use sea_orm::{
     sea_query::{CaseStatement, Expr, ExprTrait as _},
 };
 
-use crate::{bus::Place, store::Store};
+use crate::{
+    bus::Place,
+    store::{Store, unsynced},
+};
 
 /// The name of the one row: the relay's.
 pub(crate) const RELAY: &str = "relay";
@@ -58,10 +61,8 @@ pub(crate) async fn advance(store: &Store, from: &Model, to: &Model) -> Result<b
         .filter(Column::Position.eq(from.position))
         .filter(Column::Rewinds.eq(from.rewinds));
     if store.database().postgres().is_some() {
-        // Once, before the row, and until the end of the transaction. A server that dies right afterwards may forget it,
-        // and then some events are published again, as after a relay that died.
-        let unsynced = "(SELECT set_config('synchronous_commit', 'off', true)) IS NOT NULL";
-        advance = advance.filter(Expr::cust(unsynced));
+        // When it is forgotten some events are published again, as after a relay that died.
+        advance = advance.filter(unsynced());
     }
     let advanced = store
         .execute("relay.checkpoint", &advance.into_query())

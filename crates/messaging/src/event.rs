@@ -74,6 +74,12 @@ impl Event {
     }
 }
 
+/// Whether events of that type are published by `service`: they are in its package.
+#[must_use]
+pub fn is_published_by(service: &str, event_type: &str) -> bool {
+    event_type.split('.').nth(1) == Some(service)
+}
+
 /// Whether `event_type` is the full name of `M`, without building that name.
 fn is_type<M: Name>(event_type: &str) -> bool {
     event_type

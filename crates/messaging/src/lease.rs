@@ -44,6 +44,21 @@ pub enum Relation {}
 
 impl ActiveModelBehavior for ActiveModel {}
 
+/// The leases that `replica` has, and those that are over.
+pub(crate) fn may_be_held_by(replica: Uuid, now: Timestamp, term: Duration) -> Expr {
+    Expr::col((Entity, Column::Holder))
+        .eq(replica)
+        .or(Expr::col((Entity, Column::EndTime)).lt(now))
+        .or(Expr::col((Entity, Column::EndTime)).gt(now.latest_deadline(term)))
+}
+
+impl Model {
+    /// Whether it is not over.
+    pub(crate) fn is_held(&self, now: Timestamp, term: Duration) -> bool {
+        self.end_time >= now && self.end_time <= now.latest_deadline(term)
+    }
+}
+
 pub(crate) struct Lease {
     store: Store,
     name: &'static str,
@@ -74,10 +89,7 @@ impl Lease {
         }
         let tx = self.store.begin("lease").await?;
         let now = tx.now();
-        let mine = Column::Holder
-            .eq(self.store.replica())
-            .or(Column::EndTime.lt(now))
-            .or(Column::EndTime.gt(now.latest_deadline(TERM)));
+        let mine = may_be_held_by(self.store.replica(), now, TERM);
         let taken = Entity::insert(ActiveModel {
             name: sea_orm::Set(self.name.to_owned()),
             holder: sea_orm::Set(self.store.replica()),

@@ -209,6 +209,13 @@ impl Store {
     }
 }
 
+/// A condition that always holds, on PostgreSQL. The transaction whose first statement has it waits for no disk at its
+/// commit: for what a server that dies may forget.
+pub(crate) fn unsynced() -> Expr {
+    // Once, and before the first row is looked at.
+    Expr::cust("(SELECT set_config('synchronous_commit', 'off', true)) IS NOT NULL")
+}
+
 /// An open transaction on a service's database. State and events change through it and commit
 /// together; what is dropped without [`commit`](Self::commit) never happened.
 pub struct Transaction {

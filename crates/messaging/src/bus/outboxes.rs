@@ -22,13 +22,13 @@ use sea_orm::DbErr;
 use tokio::{sync::watch, time::timeout};
 
 use super::{Bus, BusError, Delivery, Partition, Place, Publisher, Reading, Receipt};
-use crate::{consume::positions, outbox, store::Store};
+use crate::{consume::positions, event::is_published_by, outbox, store::Store};
 
 pub use take_over::TakeOverError;
 
 /// Rows that are read at once.
 const CHUNK: usize = 256;
-/// How often an outbox is looked at without a wake-up, which whoever was interrupted at a commit does not send.
+/// How often an outbox is looked at without a wake-up. A commit that is interrupted sends none.
 const POLL: Duration = Duration::from_secs(1);
 
 /// A service of the process, also one that does not run.
@@ -45,13 +45,8 @@ impl Service {
     fn reads(&self, service: &str) -> bool {
         self.types
             .iter()
-            .any(|event_type| publishes(service, event_type))
+            .any(|event_type| is_published_by(service, event_type))
     }
-}
-
-/// Whether events of that type are `service`'s: they are in its package.
-fn publishes(service: &str, event_type: &str) -> bool {
-    event_type.split('.').nth(1) == Some(service)
 }
 
 /// The bus. Cheap to clone.
@@ -130,7 +125,7 @@ impl Bus for Outboxes {
     ) -> Result<Vec<Partition>, BusError> {
         let services = self.services.iter();
         let services = services.map(|service| service.store.service());
-        let read = services.filter(|service| types.iter().any(|one| publishes(service, one)));
+        let read = services.filter(|service| types.iter().any(|one| is_published_by(service, one)));
         let partition = |service: &str| Partition {
             name: service.into(),
             begins_after: 0,
@@ -198,7 +193,7 @@ struct Cursor {
 impl Cursor {
     /// The next events of our types, and how far they go; waits until there are events of any.
     async fn next(&mut self) -> Result<Vec<Delivery>, BusError> {
-        // Whoever asks for more has taken what came before.
+        // The reader asks for more, so it has taken what came before.
         self.delivered.send_replace(self.position);
         loop {
             // Arm the wake-up, then look.

@@ -85,7 +85,7 @@ impl<H: Handler> Consumer<H> {
                     look_at = Instant::now();
                     continue;
                 }
-                // What came is taken, also when the task has used up its turn of the scheduler.
+                // Takes all that came. The scheduler would end the batch after 128 of them.
                 _ = unconstrained(readings.next_many(&mut read, self.batch)), if is_reading => {}
             }
             let begun = Instant::now();

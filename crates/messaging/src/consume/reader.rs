@@ -28,6 +28,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 const CONFIRM: Duration = Duration::from_secs(2);
 /// How long the bus may be away from this replica before others get its share. It may be on the wrong side of a network.
 const PATIENCE: Duration = Duration::from_secs(5);
+
 #[derive(Debug, thiserror::Error)]
 enum ReaderError {
     #[error("the positions cannot be read or written")]

@@ -11,19 +11,16 @@ use std::{
 };
 
 use sea_orm::{
-    ActiveValue::Set,
-    Condition, DbErr, FromQueryResult,
-    entity::prelude::*,
-    sea_query::{ExprTrait as _, OnConflict},
+    ActiveValue::Set, Condition, DbErr, FromQueryResult, entity::prelude::*, sea_query::OnConflict,
 };
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{
-    lease::{ActiveModel, Column, Entity, Model},
+    lease::{ActiveModel, Column, Entity, Model, may_be_held_by},
     rows,
     signal::Topic,
-    store::{Store, Transaction},
+    store::{Store, Transaction, unsynced},
 };
 
 /// How long a replica that died keeps its share.
@@ -40,7 +37,6 @@ type Names = BTreeSet<Arc<str>>;
 /// A replica's share.
 pub(super) struct Share {
     store: Store,
-    mine: Names,
     /// Whether the others were told that this replica is there.
     announced: bool,
     /// Until when it leaves the partitions to others.
@@ -56,7 +52,6 @@ impl Share {
     pub(super) fn new(store: &Store) -> Self {
         Self {
             store: store.clone(),
-            mine: Names::new(),
             announced: false,
             away_until: None,
         }
@@ -71,17 +66,14 @@ impl Share {
         let tx = self.store.begin("share").await?;
         let leases = leases(&tx).await?;
         let is_away = self.away_until.is_some_and(|end| Instant::now() < end);
+        let is_held = |lease: &Model| lease.is_held(tx.now(), TERM);
         let is_another = |lease: &Model| {
-            lease.name.starts_with(READER)
-                && lease.holder != self.store.replica()
-                && lease.end_time > tx.now()
+            lease.name.starts_with(READER) && lease.holder != self.store.replica() && is_held(lease)
         };
         if is_away && leases.iter().any(is_another) {
             return Ok(Names::new());
         }
-        let plan = plan(&leases, self.store.replica(), all, |lease| {
-            lease.end_time > tx.now() && lease.end_time <= tx.now().latest_deadline(TERM)
-        });
+        let plan = plan(&leases, self.store.replica(), all, is_held);
         if !plan.give.is_empty() {
             let names = plan.give.iter().map(|name| format!("{PARTITION}{name}"));
             self.delete(&tx, names.collect()).await?;
@@ -100,10 +92,9 @@ impl Share {
             self.store.signals().tell(&*tx, Topic::Share).await?;
         }
         tx.commit().await?;
-        let taken = taken.iter().filter_map(|name| name.strip_prefix(PARTITION));
-        self.mine = taken.map(Arc::from).collect();
         self.announced = true;
-        Ok(self.mine.clone())
+        let taken = taken.iter().filter_map(|name| name.strip_prefix(PARTITION));
+        Ok(taken.map(Arc::from).collect())
     }
 
     /// Gives everything back, and leaves it to the others for a while, if there are any.
@@ -117,7 +108,6 @@ impl Share {
         if !std::mem::take(&mut self.announced) {
             return;
         }
-        self.mine.clear();
         let released = async {
             let tx = self.store.begin("share").await?;
             Entity::delete_many()
@@ -158,11 +148,7 @@ impl Share {
         };
         // In one order, so that two replicas do not deadlock.
         let names: BTreeSet<String> = names.collect();
-        let end = Expr::col((Entity, Column::EndTime));
-        let is_free = Expr::col((Entity, Column::Holder))
-            .eq(self.store.replica())
-            .or(end.clone().lt(tx.now()))
-            .or(end.gt(tx.now().latest_deadline(TERM)));
+        let is_free = may_be_held_by(self.store.replica(), tx.now(), TERM);
         let unless_held = OnConflict::column(Column::Name)
             .update_columns([Column::Holder, Column::EndTime])
             .action_and_where(is_free)
@@ -184,10 +170,9 @@ fn ours() -> Condition {
 /// The leases of readers and partitions, in a transaction that waits for no disk: what a server that dies forgets of
 /// them is claimed anew.
 async fn leases(tx: &Transaction) -> Result<Vec<Model>, DbErr> {
-    let unsynced = "(SELECT set_config('synchronous_commit', 'off', true)) IS NOT NULL";
     Entity::find()
         .filter(ours())
-        .filter(Expr::cust(unsynced))
+        .filter(unsynced())
         .all(&**tx)
         .await
 }
