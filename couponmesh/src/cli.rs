@@ -49,6 +49,11 @@ pub(crate) enum Command {
     Outbox(OutboxArgs),
     /// Lists the administrator's notifications, and has failed ones sent again
     Notifications(NotificationsArgs),
+    /// Shows what NATS has to allow
+    Bus {
+        #[command(subcommand)]
+        command: BusCommand,
+    },
     /// Shows the configuration.
     Config {
         #[command(subcommand)]
@@ -67,6 +72,16 @@ pub(crate) enum Command {
         #[arg(value_name = "COMMAND")]
         command: Vec<String>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BusCommand {
+    /// Prints a login of each service, with the least permissions, as nats-server's configuration takes them
+    ///
+    /// It goes by `bus.prefix` and `messaging.partitions`. The passwords are those of the server's environment:
+    /// OPERATOR_PASSWORD for who looks after the server, MEMBER_PASSWORD, COUPON_PASSWORD, NOTIFICATION_PASSWORD and
+    /// MYPAGE_PASSWORD. Let each begin with a letter: nats-server takes what begins with a digit for a number.
+    Logins,
 }
 
 #[derive(Debug, Subcommand)]

@@ -13,10 +13,13 @@ mod supervisor;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use couponmesh::config::{self, Config};
+use couponmesh::{
+    config::{self, Config},
+    node::ServiceName,
+};
 
 use crate::{
-    cli::{Cli, Command, ConfigCommand},
+    cli::{BusCommand, Cli, Command, ConfigCommand},
     output::print,
 };
 
@@ -38,6 +41,11 @@ fn main() -> ExitCode {
         } => Config::load(cli.config.as_deref())
             .and_then(|config| couponmesh_runtime::config::print(&config))
             .map(|text| print(&text))
+            .map_err(Into::into),
+        Command::Bus {
+            command: BusCommand::Logins,
+        } => Config::load(cli.config.as_deref())
+            .map(|config| print(&ServiceName::logins(&config)))
             .map_err(Into::into),
         Command::Dlq(args) => operator::dlq(&args, cli.config.as_deref()),
         Command::Outbox(args) => operator::outbox(&args, cli.config.as_deref()),

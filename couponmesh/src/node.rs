@@ -5,7 +5,10 @@ use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc};
 use clap::ValueEnum;
 use couponmesh_coupon::Coupon;
 use couponmesh_member::{Member, coupon_client::CouponClient};
-use couponmesh_messaging::{Bus, Handler as _};
+use couponmesh_messaging::{
+    Bus, Handler as _,
+    bus::{Role, logins},
+};
 use couponmesh_mypage::MyPage;
 use couponmesh_notification::Notification;
 use couponmesh_runtime::{
@@ -65,6 +68,29 @@ impl ServiceName {
         }
     }
 
+    /// What it is on a bus of servers. Nothing happens before members register, so member keeps the stream.
+    #[must_use]
+    pub fn role(self) -> Role {
+        const CONSUMERS: &[&str] = &[
+            couponmesh_member::NAME,
+            couponmesh_coupon::NAME,
+            couponmesh_notification::NAME,
+            couponmesh_mypage::NAME,
+        ];
+        Role {
+            service: self.name(),
+            keeps: self == Self::Member,
+            consumers: CONSUMERS,
+        }
+    }
+
+    /// A login of each service on NATS with the least permissions, as its server's configuration takes them.
+    #[must_use]
+    pub fn logins(config: &Config) -> String {
+        let roles: Vec<Role> = Self::all().into_iter().map(Self::role).collect();
+        logins(&config.bus.prefix, config.messaging.partitions, &roles)
+    }
+
     /// The full name of its gRPC service.
     #[must_use]
     pub fn grpc_name(self) -> &'static str {
@@ -99,17 +125,9 @@ pub enum NodeError {
     /// A database cannot be used.
     #[error(transparent)]
     Stack(#[from] StackError),
-    /// A database's tables cannot be brought up to date.
-    #[error("the {service} database cannot be brought up to date: {source}")]
-    Migrate {
-        /// Whose database.
-        service: &'static str,
-        /// What the database said.
-        source: couponmesh_messaging::migrations::MigrateError,
-    },
-    /// The notification service cannot start.
+    /// The channel of the notifications cannot be built.
     #[error(transparent)]
-    Notification(#[from] couponmesh_notification::StartError),
+    Channel(#[from] couponmesh_notification::channel::ChannelError),
 }
 
 /// Running services on one address.
@@ -247,10 +265,6 @@ impl Services {
         let messaging = &config.messaging;
         let store = stack.store(name).await?;
         let ready = health::watch(store.database(), &self.watching);
-        let migrate = |source| NodeError::Migrate {
-            service: name.name(),
-            source,
-        };
         match name {
             ServiceName::Member => {
                 let deadline = config.member.withdrawal.deadline;
@@ -260,21 +274,21 @@ impl Services {
                         CouponClient::new(elsewhere, deadline).map_err(NodeError::CouponAddress)?
                     }
                 };
-                let member = Member::start(store, bus, coupon, &config.member, messaging).await;
-                self.member = Some((member.map_err(migrate)?, ready));
+                let member = Member::start(store, bus, coupon, &config.member, messaging);
+                self.member = Some((member, ready));
             }
             ServiceName::Coupon => {
-                let coupon = Coupon::start(store, bus, messaging).await;
-                self.coupon = Some((coupon.map_err(migrate)?, ready));
+                let coupon = Coupon::start(store, bus, messaging);
+                self.coupon = Some((coupon, ready));
             }
             ServiceName::Notification => {
                 let notification =
-                    Notification::start(store, bus, &config.notification, messaging).await?;
+                    Notification::start(store, bus, &config.notification, messaging)?;
                 self.notification = Some((notification, ready));
             }
             ServiceName::Mypage => {
-                let mypage = MyPage::start(store, bus, &config.mypage, messaging).await;
-                self.mypage = Some((mypage.map_err(migrate)?, ready));
+                let mypage = MyPage::start(store, bus, &config.mypage, messaging);
+                self.mypage = Some((mypage, ready));
             }
         }
         Ok(())

@@ -34,7 +34,7 @@ pub(crate) fn serve(args: &ServeArgs, file: Option<&Path>) -> Result<(), BoxErro
     with_telemetry(&config, service.name(), async {
         let mut stopping = Stopping::listen()?;
         let listen = args.listen.resolve().await?;
-        let stack = Stack::servers(&config, service.name(), Sources::system());
+        let stack = Stack::servers(&config, service, Sources::system());
         let services = BTreeSet::from([service]);
         let none = BTreeSet::new();
         let started = tokio::select! {

@@ -9,7 +9,8 @@ use std::{
 
 use couponmesh_messaging::{
     Bus, Store,
-    bus::{NatsBus, NeverReached, Outboxes, Service, TakeOverError},
+    bus::{NatsBus, Outboxes, Service, StartError, TakeOverError},
+    identity,
     migrations::MigrateError,
 };
 use couponmesh_runtime::{
@@ -28,13 +29,6 @@ use crate::{
     node::ServiceName,
 };
 
-/// Everyone who consumes events.
-const CONSUMERS: [&str; 4] = [
-    couponmesh_member::NAME,
-    couponmesh_coupon::NAME,
-    couponmesh_notification::NAME,
-    couponmesh_mypage::NAME,
-];
 /// The one process that owns a directory. A restart takes its own leases over: they are all its own.
 const EMBEDDED: Uuid = Uuid::nil();
 /// How often a database that is not there at the start is tried, and said so.
@@ -96,6 +90,14 @@ pub enum StackError {
     /// The server is there, and its database cannot be used.
     #[error("database.url: {0}")]
     Unfit(OpenError),
+    /// Its tables cannot be brought up to date.
+    #[error("the {service} database cannot be brought up to date: {source}")]
+    Migrate {
+        /// Whose database.
+        service: &'static str,
+        /// What the database said.
+        source: MigrateError,
+    },
 }
 
 /// Databases and bus of one process.
@@ -152,7 +154,7 @@ impl Stack {
 
     /// The servers that `config` names, for a replica of `service`. The bus is connected in the background.
     #[must_use]
-    pub fn servers(config: &Config, service: &str, sources: Sources) -> Self {
+    pub fn servers(config: &Config, service: ServiceName, sources: Sources) -> Self {
         if config.bus.is_exposed() {
             tracing::warn!("bus.insecure: the bus is beyond this machine, and called without TLS");
         }
@@ -161,8 +163,8 @@ impl Stack {
         let nats = NatsBus::start(
             &config.bus,
             &config.messaging,
-            &format!("{service} {replica}"),
-            &CONSUMERS,
+            service.role(),
+            &format!("{} {replica}", service.name()),
         );
         Self {
             bus: Arc::new(nats.clone()),
@@ -183,21 +185,29 @@ impl Stack {
         self
     }
 
-    /// Opens the database of `service`.
+    /// Opens the database of `service` and brings it up to date.
     ///
     /// # Errors
-    /// When its file cannot be used, or its server stays away for too long.
+    /// When its server stays away for too long, or it cannot be brought up to date.
     pub async fn store(&self, service: ServiceName) -> Result<Store, StackError> {
-        let config = match &self.backend {
+        let (config, nats) = match &self.backend {
             Backend::Embedded { stores, .. } => return Ok(stores[&service].clone()),
-            Backend::Servers { database, .. } => database,
+            Backend::Servers { database, nats } => (database, nats),
         };
         let database = connect(config, service.name()).await?;
         self.databases
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(database.clone());
-        Ok(store(service, self.replica, database, &self.sources))
+        let unfit = |source| StackError::Migrate {
+            service: service.name(),
+            source,
+        };
+        migrate(service, &database).await.map_err(unfit)?;
+        let store = store(service, self.replica, database, &self.sources);
+        let id = identity::load_or_make(&store).await;
+        nats.serve(id.map_err(MigrateError::from).map_err(unfit)?);
+        Ok(store)
     }
 
     /// The bus.
@@ -209,8 +219,8 @@ impl Stack {
     /// Waits until the bus was reached once; the embedded one is there from the start.
     ///
     /// # Errors
-    /// When it was not within the configured time.
-    pub async fn bus_reached(&self) -> Result<(), NeverReached> {
+    /// When it was not within the configured time, or is another installation's. A service's store has to be opened before.
+    pub async fn bus_reached(&self) -> Result<(), StartError> {
         match &self.backend {
             Backend::Embedded { .. } => Ok(()),
             Backend::Servers { nats, .. } => nats.reached().await,

@@ -77,6 +77,42 @@ async fn a_lost_store_is_filled_again_from_the_outboxes() {
     say(TEST, &format!("{losses} losses, at rest after {took:.1?}"));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_fills_up_empties_by_itself() {
+    const TEST: &str = "NATS's stream full";
+    if !couponmesh_testbed::on_servers() {
+        return;
+    }
+    // 3.4 kB a member: a quarter of them fill it.
+    let plan = Plan::replicas(1).set("BUS__MAX_BYTES", "2097152");
+    let mut production = Production::start(plan).await;
+    let load = Load::begin(TEST, &production, CALLERS, |caller| caller);
+    // Nobody reads on meanwhile, so nothing can be deleted.
+    let readers = [(ServiceName::Mypage, 0)];
+    for (service, number) in readers {
+        production.kill(service, number);
+    }
+    let full = "maximum bytes exceeded";
+    let nearly = "the stream is nearly full of events that some service has not read";
+    production.logs(ServiceName::Member, full, 0, 1).await;
+    production.logs(ServiceName::Member, nearly, 0, 1).await;
+    load.goes_on(100).await;
+    production.start_all(&readers).await;
+    load.goes_on(100).await;
+    assert_eq!(load.diary().refused(), 0, "calls that needed the bus");
+    let acknowledged = load.go_home().await;
+    let took = production.auditor().await.check(&acknowledged).await;
+    let made_room = production.logged(ServiceName::Member, "old events deleted that every service");
+    assert!(made_room > 0);
+    say(
+        TEST,
+        &format!(
+            "{} members, room made {made_room} times, at rest after {took:.1?}",
+            acknowledged.len()
+        ),
+    );
+}
+
 fn said_by_all(production: &Production, what: &str) -> usize {
     let services = ServiceName::all().into_iter();
     services

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use couponmesh::node::ServiceName;
+use couponmesh::{config::Config, node::ServiceName};
 use couponmesh_testbed::{Databases, Nats, PgBouncer, PostgresServer};
 use futures::future::join_all;
 use tempfile::TempDir;
@@ -138,7 +138,8 @@ impl Production {
             Some(server) => Databases::create_on(&server.url(), &SERVICES).await,
             None => Databases::create(&SERVICES).await,
         };
-        let nats = Nats::start();
+        let logins = ServiceName::logins(&Config::load(None).unwrap());
+        let nats = Nats::start_with_logins(&logins);
         let coupon_way = Way::open(Vec::new()).await;
         let cancels = if plan.counts_cancels {
             let way = CouponWay::open().await;
@@ -184,7 +185,13 @@ impl Production {
 
     /// The same with another build than the one that is tested.
     pub(crate) async fn start_all_of(&mut self, binary: &Path, all: &[(ServiceName, usize)]) {
-        self.start_each(all, |call| call.built_as(binary)).await;
+        // Releases up to 0.3 need more than the logins of this one allow.
+        let bus = match &self.bus_way {
+            Some(way) => through(&self.nats.url(), way),
+            None => self.nats.url(),
+        };
+        self.start_each(all, |call| call.built_as(binary).set("BUS__URL", &bus))
+            .await;
     }
 
     /// The same on machines whose clocks are ahead.
@@ -313,7 +320,7 @@ impl Production {
         if let Some(pooler) = &self.pooler {
             database = pooler.url(&database);
         }
-        let mut bus = self.nats.url();
+        let mut bus = self.nats.url_of(name);
         if let Some(way) = &self.bus_way {
             bus = through(&bus, way);
             database = through(&database, &self.database_ways[&service]);

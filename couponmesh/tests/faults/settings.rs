@@ -1,11 +1,14 @@
 //! Set up wrongly: a clear line now and then, an end after a while, and no secret anywhere.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use couponmesh_testbed::{Databases, Nats, PostgresServer};
 use sea_orm::{ConnectionTrait as _, Database, TransactionTrait as _};
 
-use crate::binary::process::{Call, Finished};
+use crate::binary::process::{Call, Finished, eventually};
 
 const SECRET: &str = "hunter2";
 /// How long what is away is tried.
@@ -103,6 +106,41 @@ async fn a_bus_that_is_not_there_is_tried_for_a_while_and_named() {
         async move { gives_up(call, meanwhile, &["bus.url", "within 5s"]).await }
     });
     futures::future::join_all(cases).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_installation_on_the_same_bus_ends_and_names_the_first() {
+    if !couponmesh_testbed::on_servers() {
+        return;
+    }
+    let [first, second] = [
+        Databases::create(&["member"]).await,
+        Databases::create(&["member"]).await,
+    ];
+    let nats = Nats::start();
+    let logs = tempfile::tempdir().unwrap();
+    let made = async |log: &Path, stream: &str| {
+        eventually("it has made its stream", async || {
+            let log = std::fs::read_to_string(log).unwrap();
+            let line = log.lines().find(|line| line.contains("stream made"));
+            line.filter(|line| line.contains(stream)).map(drop)
+        })
+        .await;
+    };
+    let log = logs.path().join("first");
+    let call = serve("member", &first.url("member"), &nats.url());
+    let (running, _) = call.log_to(&log).start().await;
+    made(&log, "COUPONMESH").await;
+    let strange = serve("member", &second.url("member"), &nats.url());
+    let told = "stream COUPONMESH belongs to another installation";
+    let last = ["bus.prefix", told];
+    gives_up(strange.clone(), "the bus is not there yet", &last).await;
+    // With a prefix of its own it stays.
+    let log = logs.path().join("second");
+    let call = strange.set("BUS__PREFIX", "shop-2").log_to(&log);
+    let (apart, _) = call.start().await;
+    made(&log, "SHOP-2").await;
+    drop((running, apart));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,7 @@ use couponmesh::{
     node::ServiceName,
     stack::{Sources, Stack},
 };
-use couponmesh_testbed::Home;
+use couponmesh_testbed::{Home, Nats};
 
 use super::{files::File, log::Log};
 
@@ -16,7 +16,9 @@ impl Backend {
     pub(super) async fn new() -> Self {
         let services = ServiceName::all();
         let names: Vec<&str> = services.iter().map(|service| service.name()).collect();
-        Self(Home::new(&names).await)
+        let logins = ServiceName::logins(&Config::load(None).unwrap());
+        let nats = || Nats::start_with_logins(&logins);
+        Self(Home::with_bus(&names, nats).await)
     }
 
     /// The stack that all services share; none where each replica has its own.
@@ -42,8 +44,8 @@ impl Backend {
         };
         let mut config = config.clone();
         config.database = couponmesh_testbed::config(&databases.url(service.name()));
-        config.bus.url = nats.url();
-        Some(Stack::servers(&config, service.name(), sources.clone()))
+        config.bus.url = nats.url_of(service.name());
+        Some(Stack::servers(&config, service, sources.clone()))
     }
 
     /// The database of a service.

@@ -11,7 +11,7 @@ use couponmesh::{
     node::{Node, ServiceName},
     stack::{Sources, Stack},
 };
-use couponmesh_messaging::{Event, event::is_published_by};
+use couponmesh_messaging::{BusError, Event, event::is_published_by};
 use couponmesh_runtime::{Clock, Random, Timestamp, fault::Faults};
 use tonic::transport::{Channel, Endpoint};
 use uuid::Uuid;
@@ -211,26 +211,41 @@ impl Mesh {
 
     /// Publishes events that no service made.
     pub(crate) async fn publish(&self, events: Vec<Event>) {
-        let own = self.own_stack(ServiceName::Member);
-        let stack = self.stack(own.as_ref());
-        stack.bus_reached().await.unwrap();
-        match stack.bus().publisher() {
-            Some(publisher) => drop(publisher.publish(events, 0).await.unwrap()),
-            None => {
-                for service in ServiceName::all() {
-                    let is_its =
-                        |event: &&Event| is_published_by(service.name(), &event.event_type);
-                    let its: Vec<Event> = events.iter().filter(is_its).cloned().collect();
-                    let store = stack.store(service).await.unwrap();
+        for service in ServiceName::all() {
+            let is_its = |event: &&Event| is_published_by(service.name(), &event.event_type);
+            let its: Vec<Event> = events.iter().filter(is_its).cloned().collect();
+            // Each under the login of the service whose it is.
+            let own = self.own_stack(service);
+            let stack = self.stack(own.as_ref());
+            let store = stack.store(service).await.unwrap();
+            stack.bus_reached().await.unwrap();
+            match stack.bus().publisher() {
+                _ if its.is_empty() => {}
+                Some(publisher) => drop(publisher.publish(its, 0).await.unwrap()),
+                None => {
                     let tx = store.begin("test").await.unwrap();
                     tx.append_all(its);
                     tx.commit().await.unwrap();
                 }
             }
+            if let Some(own) = own {
+                own.close().await;
+            }
         }
-        if let Some(own) = own {
-            own.close().await;
-        }
+    }
+
+    /// Publishes an event under the login of `service`, whoever's it is; none where there is no server to log in to.
+    pub(crate) async fn publish_as(
+        &self,
+        service: ServiceName,
+        event: Event,
+    ) -> Option<Result<(), BusError>> {
+        let own = self.own_stack(service)?;
+        own.store(service).await.unwrap();
+        own.bus_reached().await.unwrap();
+        let published = own.bus().publisher()?.publish(vec![event], 0).await;
+        own.close().await;
+        Some(published.map(drop))
     }
 
     /// The time, as the services see it.

@@ -144,14 +144,17 @@ async fn a_watch_comes_back_over_a_rollout_and_sees_the_end() {
     cluster
         .kubectl(&["rollout", "restart", "deployment/mypage"])
         .await;
-    // Each leaves at another moment of the rollout, some of them while their watch is broken.
+    // Half of them leave during the rollout, some while their watch is broken, and half when the last old pod is gone,
+    // which has ended their watch however long the rollout took.
+    let (during, after) = ids.split_at(4);
     let leaving = async {
-        for id in &ids {
+        for id in during {
             tokio::time::sleep(Duration::from_secs(4)).await;
             withdraw(&cluster, std::slice::from_ref(id), 1).await;
         }
     };
     tokio::join!(leaving, cluster.settled());
+    withdraw(&cluster, after, 1).await;
     let mut again = 0;
     for watch in watches {
         let watch = tokio::time::timeout(PATIENCE, watch).await;

@@ -81,7 +81,7 @@ impl Bench {
         Event {
             id: EventId(self.store.new_id()),
             event_type: M::full_name(),
-            source: "a-test".to_owned(),
+            source: M::PACKAGE.split('.').nth(1).unwrap().to_owned(),
             member_id,
             time: NOW,
             context: context(),

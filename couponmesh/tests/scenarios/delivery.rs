@@ -1,8 +1,9 @@
 //! Events that come twice, backwards, late, again, or broken.
 
+use couponmesh::node::ServiceName;
 use couponmesh_messaging::Event;
 use couponmesh_proto::{
-    coupon::v1::{CouponIssued, CouponState},
+    coupon::v1::{CouponCancelled, CouponIssued, CouponState},
     member::v1::{MemberState, WithdrawalState},
 };
 use couponmesh_runtime::{
@@ -173,12 +174,45 @@ async fn a_poisoned_event_is_put_aside_and_holds_nothing_up() {
     mesh.shut().await.remove().await;
 }
 
+#[tokio::test]
+async fn a_cancellation_that_another_service_makes_up_is_refused_and_withdraws_nobody() {
+    let mesh = Mesh::start().await;
+    let member = mesh.join("ann@example.com").await;
+    let coupons = mesh.coupons_of(&member.member_id).await;
+    let made_up = CouponCancelled {
+        coupon_id: coupons[0].coupon_id.clone(),
+        member_id: member.member_id.clone(),
+        withdrawal_id: mesh.new_id().to_string(),
+        cancel_time: Some(Default::default()),
+        version: 2,
+        ..Default::default()
+    };
+    let event = Event {
+        member_id: MemberId::parse(&member.member_id).unwrap(),
+        ..poison(
+            &mesh,
+            "couponmesh.coupon.v1.CouponCancelled",
+            made_up.encode_to_vec(),
+        )
+    };
+    // In one process nobody else can publish.
+    let Some(published) = mesh.publish_as(ServiceName::Mypage, event).await else {
+        return mesh.shut().await.remove().await;
+    };
+    assert!(published.is_err());
+    mesh.settled().await;
+    let after = mesh.member(&member.member_id).await;
+    assert_eq!((after.state(), after.version), (MemberState::Active, 3));
+    assert!(!after.coupon_cancelled);
+    mesh.finish().await;
+}
+
 fn poison(mesh: &Mesh, event_type: &str, payload: Vec<u8>) -> Event {
     let id = mesh.new_id();
     Event {
         id: EventId(id),
         event_type: event_type.to_owned(),
-        source: "a test".to_owned(),
+        source: event_type.split('.').nth(1).unwrap().to_owned(),
         member_id: MemberId(mesh.new_id()),
         time: mesh.now(),
         context: Context::new(CorrelationId::from(id)),

@@ -9,6 +9,7 @@ mod erasure;
 pub mod event;
 pub mod frontier;
 mod gaps;
+pub mod identity;
 pub mod janitor;
 pub mod lease;
 pub mod migrations;

@@ -3,6 +3,7 @@
 
 mod bring_up;
 mod checkpoint;
+mod identity;
 mod positions;
 mod record;
 mod redrive;
@@ -23,6 +24,7 @@ pub fn migrations() -> Vec<Box<dyn MigrationTrait>> {
         Box::new(clock_spans::CreateClockSpans),
         Box::new(checkpoint::CreateCheckpoint),
         Box::new(positions::CreatePositions),
+        Box::new(identity::CreateIdentity),
     ]
 }
 

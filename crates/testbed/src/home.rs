@@ -24,10 +24,15 @@ pub enum Home {
 impl Home {
     /// An empty home of the stack that the tests run on, with a database for each of `names`.
     pub async fn new(names: &[&str]) -> Self {
+        Self::with_bus(names, Nats::start).await
+    }
+
+    /// The same with a bus of that kind where it is a server.
+    pub async fn with_bus(names: &[&str], nats: impl FnOnce() -> Nats) -> Self {
         if on_servers() {
             Self::Servers {
                 databases: Databases::create(names).await,
-                nats: Nats::start(),
+                nats: nats(),
             }
         } else {
             Self::Files(tempfile::tempdir().unwrap())

@@ -28,6 +28,8 @@ pub struct Nats {
     port: u16,
     /// Lines of the server's configuration beside those of every server.
     more: String,
+    /// The user and the password of the tests themselves, as a URL has them, and a `@`.
+    login: &'static str,
     server: Option<Child>,
 }
 
@@ -35,19 +37,40 @@ impl Nats {
     /// Starts a server with an empty store.
     #[must_use]
     pub fn start() -> Self {
-        Self::start_with("")
+        Self::start_with("", "")
     }
 
     /// The same, which lets in only who has that user name and password. Neither of them is in its URL.
     #[must_use]
     pub fn start_guarded(user: &str, password: &str) -> Self {
-        Self::start_with(&format!(
-            "authorization {{ user: {user:?}, password: {password:?} }}\n"
-        ))
+        Self::start_with(
+            &format!("authorization {{ user: {user:?}, password: {password:?} }}\n"),
+            "",
+        )
     }
 
-    fn start_with(more: &str) -> Self {
-        let mut nats = Self::new(more.to_owned());
+    /// The same, which lets in only by these logins, an `authorization` of its configuration whose passwords are
+    /// variables. The tests themselves are `operator`; see [`url_of`](Self::url_of) for the others.
+    #[must_use]
+    pub fn start_with_logins(logins: &str) -> Self {
+        let mut more = String::new();
+        let users = logins.split("user: ").skip(1);
+        for user in users.map(|rest| rest.split(',').next().unwrap()) {
+            let password = password_of(user);
+            more += &format!("{}_PASSWORD: {password:?}\n", user.to_ascii_uppercase());
+        }
+        more += logins;
+        Self::start_with(&more, "operator:the-password-of-operator@")
+    }
+
+    /// Starts a server with those lines in its configuration, beside those of every server.
+    #[must_use]
+    pub fn start_configured(more: &str) -> Self {
+        Self::start_with(more, "")
+    }
+
+    fn start_with(more: &str, login: &'static str) -> Self {
+        let mut nats = Self::new(more.to_owned(), login);
         // Another may have taken the port meanwhile.
         while !nats.try_start() {
             nats.port = free_port();
@@ -56,11 +79,12 @@ impl Nats {
     }
 
     /// A server that does not run yet.
-    fn new(more: String) -> Self {
+    fn new(more: String, login: &'static str) -> Self {
         Self {
             dir: tempfile::tempdir().unwrap(),
             port: free_port(),
             more,
+            login,
             server: None,
         }
     }
@@ -68,7 +92,14 @@ impl Nats {
     /// Where it listens, the same in every life.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        format!("nats://{}127.0.0.1:{}", self.login, self.port)
+    }
+
+    /// The same with the login of that user, where it was started with logins.
+    #[must_use]
+    pub fn url_of(&self, user: &str) -> String {
+        let login = format!("{user}:{}@", password_of(user));
+        format!("nats://{login}127.0.0.1:{}", self.port)
     }
 
     /// Its stream of all events.
@@ -129,6 +160,10 @@ impl Drop for Nats {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+fn password_of(user: &str) -> String {
+    format!("the password of {user}").replace(' ', "-")
 }
 
 fn spawn(config: &Path, log: &Path) -> Child {

@@ -17,6 +17,14 @@
 {{- if and $root.Values.bundled.enabled (ne (int $root.Values.bus.replicas) 1) -}}
   {{- fail "bus.replicas: the bundled NATS is one server, which keeps one copy" -}}
 {{- end -}}
+{{- if $root.Values.bundled.enabled -}}
+  {{- if ne "couponmesh" (include "couponmesh.configured" (list $settings "bus.prefix" "couponmesh")) -}}
+    {{- fail (printf "%s: bus.prefix: the logins of the bundled NATS are for the prefix couponmesh" $name) -}}
+  {{- end -}}
+  {{- if lt 8 (include "couponmesh.configured" (list $settings "messaging.partitions" "8") | int) -}}
+    {{- fail (printf "%s: messaging.partitions: the logins of the bundled NATS are for 8 partitions at the most" $name) -}}
+  {{- end -}}
+{{- end -}}
 {{- if $root.Values.istio.enabled -}}
   {{- $istio := $root.Values.istio -}}
   {{- if eq $name "member" -}}

@@ -21,10 +21,7 @@ pub mod migrations;
 
 use std::sync::Arc;
 
-use couponmesh_messaging::{
-    Bus, MessagingConfig, Store,
-    migrations::{MigrateError, bring_up},
-};
+use couponmesh_messaging::{Bus, MessagingConfig, Store};
 use couponmesh_proto::coupon::v1::coupon_service_server::CouponServiceServer;
 use couponmesh_runtime::running::Running;
 
@@ -39,23 +36,16 @@ pub struct Coupon {
 }
 
 impl Coupon {
-    /// Migrates the database and starts everything that goes on in the background.
-    ///
-    /// # Errors
-    /// When the database cannot be migrated.
-    pub async fn start(
-        store: Store,
-        bus: &Arc<dyn Bus>,
-        messaging: &MessagingConfig,
-    ) -> Result<Self, MigrateError> {
-        bring_up::<migrations::Migrator>(store.database()).await?;
+    /// Starts everything that goes on in the background, on a database that is up to date.
+    #[must_use]
+    pub fn start(store: Store, bus: &Arc<dyn Bus>, messaging: &MessagingConfig) -> Self {
         let running = Running::new();
         couponmesh_messaging::start(&store, bus, consumer::CouponHandler, messaging, &running);
         let canceller = cancel::Canceller::new(&store, &running);
-        Ok(Self {
+        Self {
             door: grpc::Door::new(store, canceller),
             running,
-        })
+        }
     }
 
     /// The gRPC door, to be served.

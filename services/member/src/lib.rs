@@ -38,7 +38,7 @@ pub use config::{MemberConfig, WithdrawalConfig};
 
 use std::sync::Arc;
 
-use couponmesh_messaging::{Bus, MessagingConfig, Store, migrations::MigrateError};
+use couponmesh_messaging::{Bus, MessagingConfig, Store};
 use couponmesh_proto::member::v1::member_service_server::MemberServiceServer;
 use couponmesh_runtime::running::Running;
 
@@ -53,28 +53,25 @@ pub struct Member {
 }
 
 impl Member {
-    /// Migrates the database and starts everything that goes on in the background.
-    ///
-    /// # Errors
-    /// When the database cannot be migrated.
-    pub async fn start(
+    /// Starts everything that goes on in the background, on a database that is up to date.
+    #[must_use]
+    pub fn start(
         store: Store,
         bus: &Arc<dyn Bus>,
         coupon: coupon_client::CouponClient,
         config: &MemberConfig,
         messaging: &MessagingConfig,
-    ) -> Result<Self, MigrateError> {
-        migrations::bring_up(store.database()).await?;
+    ) -> Self {
         let running = Running::new();
         let finisher = worker::start(&store, coupon, &config.withdrawal, &running);
         couponmesh_messaging::start(&store, bus, consumer::MemberHandler, messaging, &running);
         forget::start(&store, &running);
         let registrar = register::Registrar::new(&store, &running);
         let withdrawer = withdraw::Withdrawer::new(finisher, &running);
-        Ok(Self {
+        Self {
             door: grpc::Door::new(store, registrar, withdrawer, running.clone()),
             running,
-        })
+        }
     }
 
     /// The gRPC door, to be served.

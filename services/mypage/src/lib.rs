@@ -25,10 +25,7 @@ pub mod watchers;
 
 use std::{sync::Arc, time::Duration};
 
-use couponmesh_messaging::{
-    Bus, MessagingConfig, Store,
-    migrations::{MigrateError, bring_up},
-};
+use couponmesh_messaging::{Bus, MessagingConfig, Store};
 use couponmesh_proto::mypage::v1::my_page_service_server::MyPageServiceServer;
 use couponmesh_runtime::{
     config::{Problems, Validate},
@@ -85,17 +82,14 @@ pub struct MyPage {
 }
 
 impl MyPage {
-    /// Migrates the database and starts everything that goes on in the background.
-    ///
-    /// # Errors
-    /// When the database cannot be migrated.
-    pub async fn start(
+    /// Starts everything that goes on in the background, on a database that is up to date.
+    #[must_use]
+    pub fn start(
         store: Store,
         bus: &Arc<dyn Bus>,
         config: &MyPageConfig,
         messaging: &MessagingConfig,
-    ) -> Result<Self, MigrateError> {
-        bring_up::<migrations::Migrator>(store.database()).await?;
+    ) -> Self {
         let running = Running::new();
         let watchers = Watchers::default();
         let (told, heard, stop) = (watchers.clone(), store.clone(), running.stopping());
@@ -108,11 +102,11 @@ impl MyPage {
         });
         let handler = consumer::MyPageHandler::new(watchers.clone(), store.signals().clone());
         couponmesh_messaging::start(&store, bus, handler, messaging, &running);
-        Ok(Self {
+        Self {
             door: grpc::Door::new(store, watchers.clone(), config),
             watchers,
             running,
-        })
+        }
     }
 
     /// The gRPC door, to be served.

@@ -30,10 +30,7 @@ pub use config::NotificationConfig;
 
 use std::sync::Arc;
 
-use couponmesh_messaging::{
-    Bus, MessagingConfig, Store,
-    migrations::{MigrateError, bring_up},
-};
+use couponmesh_messaging::{Bus, MessagingConfig, Store};
 use couponmesh_proto::notification::v1::notification_service_server::NotificationServiceServer;
 use couponmesh_runtime::{running::Running, wake::Wake};
 
@@ -41,17 +38,6 @@ use crate::channel::{Channel, ChannelError};
 
 /// The name of this service, in events and logs.
 pub const NAME: &str = "notification";
-
-/// Why the service did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The database cannot be brought up to date.
-    #[error("the notification database cannot be brought up to date: {0}")]
-    Migrate(#[from] MigrateError),
-    /// The channel cannot be built from its configuration.
-    #[error(transparent)]
-    Channel(#[from] ChannelError),
-}
 
 /// The running notification service.
 #[derive(Debug)]
@@ -61,18 +47,17 @@ pub struct Notification {
 }
 
 impl Notification {
-    /// Migrates the database and starts everything that goes on in the background.
+    /// Starts everything that goes on in the background, on a database that is up to date.
     ///
     /// # Errors
-    /// When the database cannot be migrated or the channel cannot be built.
-    pub async fn start(
+    /// When the channel cannot be built from its configuration.
+    pub fn start(
         store: Store,
         bus: &Arc<dyn Bus>,
         config: &NotificationConfig,
         messaging: &MessagingConfig,
-    ) -> Result<Self, StartError> {
+    ) -> Result<Self, ChannelError> {
         let channel = Arc::new(Channel::open(&config.channel, store.clock().clone())?);
-        bring_up::<migrations::Migrator>(store.database()).await?;
         let running = Running::new();
         let pending = Wake::default();
         deliver::start(&store, &channel, config, &pending, &running);

@@ -7,7 +7,7 @@
 mod nats;
 mod outboxes;
 
-pub use nats::{NatsBus, NatsConfig, NeverReached};
+pub use nats::{NatsBus, NatsConfig, Permissions, Role, StartError, Stranger, logins, permissions};
 pub use outboxes::{Outboxes, Service, TakeOverError};
 
 use std::sync::Arc;
@@ -120,7 +120,7 @@ pub trait Bus: Send + Sync + 'static {
 /// Where events are published.
 #[async_trait]
 pub trait Publisher: Send + Sync + 'static {
-    /// Publishes `events`; returns when all are on disk, and where the last one is. A bus may drop what was
+    /// Publishes `events`; returns when all are on disk, and the furthest place of one. A bus may drop what was
     /// published before with the same `rewinds`: how often an operator, or a loss, had events published once more.
     ///
     /// # Errors

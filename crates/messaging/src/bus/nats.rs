@@ -4,9 +4,14 @@
 //! the server at the start: the doors of a service are open before the bus is, and what they do waits in
 //! the outbox.
 
+mod claim;
 mod config;
+mod connection;
 mod envelope;
+mod logins;
+mod names;
 mod reading;
+mod space;
 mod stream;
 
 use std::{
@@ -18,7 +23,7 @@ use std::{
 };
 
 use async_nats::{
-    ConnectOptions, Event as ConnectionEvent, RequestError, RequestErrorKind,
+    RequestError, RequestErrorKind,
     connection::State,
     jetstream::{self, Context, ErrorCode, stream::Stream},
 };
@@ -28,12 +33,20 @@ use couponmesh_runtime::{Timestamp, running::Running};
 use futures::future::try_join_all;
 use serde::Deserialize;
 use tokio::{
-    sync::watch,
-    time::{Instant, timeout},
+    sync::{SetOnce, watch},
+    time::{Instant, sleep, timeout},
 };
+use uuid::Uuid;
 
-pub use self::config::NatsConfig;
-use self::stream::{Found, Partitions};
+pub use self::{
+    claim::Stranger,
+    config::NatsConfig,
+    logins::{Permissions, logins, permissions},
+};
+use self::{
+    names::Names,
+    stream::{Found, Partitions},
+};
 use super::{Bus, BusError, Partition, Place, Publisher, Reading, Receipt};
 use crate::{MessagingConfig, event::Event};
 
@@ -41,8 +54,8 @@ use crate::{MessagingConfig, event::Event};
 const TRY_AGAIN: Duration = Duration::from_secs(3);
 /// How long the server may take for an answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// How often a connection is tried. One that misses two answers is made anew, to another server if there is one.
-const PING_INTERVAL: Duration = Duration::from_secs(3);
+/// The same about whose the stream is, once that is known.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(1);
 /// Questions in a row that JetStream may leave unanswered on a connection that lives. After that another server is tried:
 /// this one may be cut off from the others.
 const SILENCES: u32 = 3;
@@ -56,25 +69,52 @@ const BATCH_FROM: usize = 32;
 #[derive(Clone)]
 pub struct NatsBus(Arc<Inner>);
 
+/// What a service is on the bus.
+#[derive(Clone, Copy, Debug)]
+pub struct Role {
+    /// Its name: it publishes the events of its package, and has the server's consumers of its name.
+    pub service: &'static str,
+    /// Whether it keeps the stream: makes it, divides it into partitions, and deletes what nobody needs any more. One
+    /// service of an installation does, so that the others need not be allowed to.
+    pub keeps: bool,
+    /// Everyone who has to be past an event before it may be deleted.
+    pub consumers: &'static [&'static str],
+}
+
 struct Inner {
     config: NatsConfig,
+    names: Names,
+    role: Role,
     batch: usize,
     /// Into how many parts a stream is divided that is made here.
     partitions: u16,
-    name: String,
-    /// Everyone who has to be past an event before it may be deleted.
-    consumers: &'static [&'static str],
+    /// How long an event is wanted in the stream.
+    retention: Duration,
+    /// This replica, in the server's list of connections.
+    replica: String,
+    /// The id of the service's database. Before it is known, nothing is published or read.
+    database: SetOnce<Uuid>,
+    /// Set once it was seen that the stream is this installation's.
+    claimed: OnceLock<()>,
     /// The connection, once it was made, with what keeps count of publications under way.
     context: OnceLock<Context>,
     /// The stream as it was found; none while it has to be looked for.
     stream: Mutex<Option<Met>>,
     /// Whether this replica has found the stream, or made it.
-    met: watch::Sender<bool>,
+    start: watch::Sender<Start>,
     /// How often a connection was made.
     connections: watch::Sender<u64>,
     /// How many questions in a row JetStream left unanswered.
     silences: AtomicU32,
     running: Running,
+}
+
+/// How far a replica is that starts.
+#[derive(Clone, Debug)]
+enum Start {
+    Looking,
+    Met,
+    Refused(Stranger),
 }
 
 /// The stream, and how it is divided.
@@ -107,56 +147,98 @@ impl Drop for Question<'_> {
     }
 }
 
-/// The server was never reached.
+/// Why the bus cannot be used at the start.
 #[derive(Debug, thiserror::Error)]
-#[error("bus.url: no NATS server with JetStream was reached within {0:?}; see the warnings above")]
-pub struct NeverReached(Duration);
+pub enum StartError {
+    /// The server, or the stream on it, was never reached.
+    #[error(
+        "bus.url: no NATS server with JetStream was reached within {0:?}; see the warnings above"
+    )]
+    NeverReached(Duration),
+    /// The stream is another installation's.
+    #[error(transparent)]
+    Stranger(Stranger),
+}
 
 impl NatsBus {
-    /// A bus that connects in the background. `name` is shown in the server's list of connections; each of
-    /// `consumers` has to be past an event before it may be deleted.
+    /// A bus that connects in the background, for a replica of `role`. It is used once it is told whose database it
+    /// [serves](Self::serve).
     #[must_use]
     pub fn start(
         config: &NatsConfig,
         messaging: &MessagingConfig,
-        name: &str,
-        consumers: &'static [&'static str],
+        role: Role,
+        replica: &str,
     ) -> Self {
         let bus = Self(Arc::new(Inner {
             config: config.clone(),
+            names: Names::new(&config.prefix),
+            role,
             batch: messaging.batch,
             partitions: messaging.partitions,
-            name: name.to_owned(),
-            consumers,
+            retention: messaging.retention,
+            replica: replica.to_owned(),
+            database: SetOnce::new(),
+            claimed: OnceLock::new(),
             context: OnceLock::new(),
             stream: Mutex::default(),
-            met: watch::Sender::new(false),
+            start: watch::Sender::new(Start::Looking),
             connections: watch::Sender::new(0),
             silences: AtomicU32::new(0),
             running: Running::new(),
         }));
-        let connecting = bus.clone();
-        bus.0.running.keep("bus", move || {
-            let bus = connecting.clone();
-            async move { bus.connect().await }
-        });
+        bus.keep("bus", |bus| async move { bus.connect().await });
+        if role.keeps {
+            bus.keep("bus space", space::keep);
+        }
         bus
+    }
+
+    /// Does `work` until it is done or the bus is closed. It may wait for ever for what never comes.
+    fn keep<F>(&self, name: &'static str, work: impl Fn(Self) -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let bus = self.clone();
+        self.0.running.keep(name, move || {
+            let (stop, work) = (bus.0.running.stopping(), work(bus.clone()));
+            async move {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = work => {}
+                }
+            }
+        });
+    }
+
+    /// Says that the service's database is the one with that id, and will be as long as this replica lives.
+    pub fn serve(&self, database: Uuid) {
+        // The id of a database does not change.
+        let _ = self.0.database.set(database);
     }
 
     /// Waits until the stream was found once.
     ///
     /// # Errors
-    /// When it was not within the configured time.
-    pub async fn reached(&self) -> Result<(), NeverReached> {
+    /// When it was not within the configured time; at once when it is another installation's.
+    pub async fn reached(&self) -> Result<(), StartError> {
         let patience = self.0.config.start_timeout;
-        let met = timeout(patience, self.meet()).await;
-        met.map_err(|_| NeverReached(patience))
+        let mut start = self.0.start.subscribe();
+        let is_over = |start: &Start| !matches!(start, Start::Looking);
+        match timeout(patience, start.wait_for(is_over)).await {
+            Ok(Ok(start)) => match &*start {
+                Start::Refused(stranger) => Err(StartError::Stranger(stranger.clone())),
+                Start::Looking | Start::Met => Ok(()),
+            },
+            // The sender lives as long as this.
+            Ok(Err(_)) | Err(_) => Err(StartError::NeverReached(patience)),
+        }
     }
 
     /// Waits until the stream was found once, however long that takes.
     async fn meet(&self) {
-        // The sender lives as long as this.
-        let _ = self.0.met.subscribe().wait_for(|met| *met).await;
+        let mut start = self.0.start.subscribe();
+        let _ = start.wait_for(|start| matches!(start, Start::Met)).await;
     }
 
     /// Ends the connection.
@@ -176,73 +258,26 @@ impl NatsBus {
         }
     }
 
-    /// Connects once; from then on the client itself comes back after every loss.
+    /// Connects once, and looks until the stream is found; from then on the client itself comes back after every loss.
     async fn connect(&self) {
-        let stop = self.0.running.stopping();
-        while !stop.is_cancelled() {
+        loop {
             let reached = async {
                 if self.0.context.get().is_none() {
-                    let context = self.try_connect().await?;
+                    let context = connection::connect(self).await?;
                     self.0.context.get_or_init(|| context);
                 }
                 self.stream().await
             };
-            match reached.await {
-                Ok(_) => return,
-                Err(error) => tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "the bus is not there yet (bus.url); events wait in the outbox"
-                ),
+            let Err(error) = reached.await else { return };
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the bus is not there yet (bus.url); events wait in the outbox"
+            );
+            if let Some(stranger) = error.0.downcast_ref::<Stranger>() {
+                self.0.start.send_replace(Start::Refused(stranger.clone()));
             }
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = tokio::time::sleep(TRY_AGAIN) => {}
-            }
+            sleep(TRY_AGAIN).await;
         }
-    }
-
-    async fn try_connect(&self) -> Result<Context, BusError> {
-        let config = &self.0.config;
-        let addresses = config
-            .addresses()
-            .ok_or_else(|| BusError("bus.url is no address".into()))?;
-        let connections = self.0.connections.clone();
-        let mut options = ConnectOptions::new()
-            .name(&self.0.name)
-            .connection_timeout(TIMEOUT)
-            .request_timeout(Some(TIMEOUT))
-            .ping_interval(PING_INTERVAL)
-            .event_callback(move |event| {
-                if matches!(event, ConnectionEvent::Connected) {
-                    connections.send_modify(|made| *made += 1);
-                }
-                async move {
-                match event {
-                    ConnectionEvent::Connected => tracing::info!("connected to the bus"),
-                    ConnectionEvent::Disconnected | ConnectionEvent::LameDuckMode => {
-                        tracing::warn!(%event, "the bus is not there; events wait in the outbox");
-                    }
-                    // At every attempt to come back, and of what is told elsewhere.
-                    other => tracing::debug!(event = %other, "bus connection"),
-                }
-                }
-            });
-        if let Some((user, password)) = config.login() {
-            options = options.user_and_password(user, password);
-        }
-        if !config.credentials_file.as_os_str().is_empty() {
-            let read = options.credentials_file(&config.credentials_file).await;
-            options = read.map_err(|error| BusError(Box::new(error)))?;
-        }
-        if !config.tls_ca_file.as_os_str().is_empty() {
-            options = options.add_root_certificates(config.tls_ca_file.clone());
-        }
-        let connected = options.connect(addresses).await;
-        let client = connected.map_err(|error| BusError(Box::new(error)))?;
-        let context = jetstream::ContextBuilder::new()
-            .timeout(TIMEOUT)
-            .ack_timeout(TIMEOUT);
-        Ok(context.build(client))
     }
 
     fn context(&self) -> Result<&Context, BusError> {
@@ -303,44 +338,100 @@ impl NatsBus {
         if let Some(met) = &*self.known_stream() {
             return Ok(met.clone());
         }
+        let (
+            js,
+            Inner {
+                config,
+                names,
+                role,
+                ..
+            },
+        ) = (self.context()?, &*self.0);
+        let drift = self.claim().await?;
         let wanted = Partitions(self.0.partitions);
-        let found = stream::find_or_make(self.context()?, &self.0.config, wanted).await?;
+        let found = stream::find_or_make(js, config, names, role, wanted).await?;
         let Found {
             stream,
             made,
             partitions,
         } = found;
-        if !self.0.met.send_replace(true) {
+        if !matches!(self.0.start.send_replace(Start::Met), Start::Met) {
             self.report(&stream, made, partitions)?;
+            if let Some(drift) = drift {
+                tracing::warn!(stream = names.stream(), %drift, "acknowledged events may have to wait");
+            }
         }
         let met = Met { stream, partitions };
         *self.known_stream() = Some(met.clone());
         Ok(met)
     }
 
+    /// Claims the stream, or sees that it is ours; what is wrong with where that stands, if anything.
+    ///
+    /// # Errors
+    /// When it is another installation's. When that cannot be seen, too, but not once it was: the claim may stand on
+    /// another server than the stream.
+    async fn claim(&self) -> Result<Option<String>, BusError> {
+        let Inner {
+            config,
+            names,
+            role,
+            database,
+            claimed,
+            ..
+        } = &*self.0;
+        let claim = claim::claim(self.context()?, config, names, role, database.wait().await);
+        if claimed.get().is_none() {
+            let drift = claim.await?;
+            let _ = claimed.set(());
+            return Ok(drift);
+        }
+        match timeout(CLAIM_TIMEOUT, claim).await {
+            Ok(Err(error)) if error.0.is::<Stranger>() => Err(error),
+            _ => Ok(None),
+        }
+    }
+
     /// Logs what an operator should know of a stream that is met for the first time.
     fn report(&self, stream: &Stream, made: bool, partitions: Partitions) -> Result<(), BusError> {
-        let info = stream.cached_info();
+        let (info, names, config) = (stream.cached_info(), &self.0.names, &self.0.config);
+        let name = names.stream();
         if made {
-            tracing::info!(stream = stream::NAME, "stream made");
+            tracing::info!(stream = name, "stream made");
         } else {
-            for drift in stream::drift(info, &self.0.config) {
-                tracing::warn!(stream = stream::NAME, %drift, "the stream is not set up as configured; it is left as it is");
+            for drift in stream::drift(info, config, names) {
+                tracing::warn!(stream = name, %drift, "the stream is not set up as configured; it is left as it is");
             }
         }
         let (Partitions(is), wanted) = (partitions, self.0.partitions);
         if is != wanted {
             tracing::warn!(
-                stream = stream::NAME,
+                stream = name,
                 "messaging.partitions is {wanted}, but the stream was made with {is} and keeps them: set \
                  messaging.partitions = {is}"
             );
         }
         let server = self.context()?.client().server_info();
         for risk in stream::risks(info, server.cluster.as_deref()) {
-            tracing::warn!(stream = stream::NAME, %risk, "acknowledged events may be lost");
+            tracing::warn!(stream = name, %risk, "acknowledged events may be lost");
+        }
+        let max_bytes = info.config.max_bytes;
+        if let Some(short) = space::short_of_space(max_bytes, self.0.retention, config) {
+            tracing::warn!(stream = name, "{short}");
         }
         Ok(())
+    }
+
+    /// The server's consumers of everyone who reads the stream.
+    async fn readers(&self) -> Result<Vec<String>, BusError> {
+        let Met { stream, partitions } = self.stream().await?;
+        let mut readers = Vec::new();
+        for consumer in self.0.role.consumers {
+            for one in reading::partitions(&stream, partitions, consumer).await? {
+                readers.push(names::consumer(consumer, &one.name));
+            }
+        }
+        Ok(readers)
     }
 
     /// As one batch, which the server takes as a whole or not at all.
@@ -349,9 +440,9 @@ impl NatsBus {
         events: &[Event],
         partitions: Partitions,
         rewinds: i64,
-    ) -> Result<Option<u64>, BusError> {
+    ) -> Result<Option<Place>, BusError> {
         let client = self.context()?.client();
-        let mut sequence = None;
+        let mut last = None;
         let batch = events
             .first()
             .map(|event| event.id.to_string())
@@ -360,7 +451,7 @@ impl NatsBus {
             let mut headers = envelope::headers(event, rewinds);
             headers.insert("Nats-Batch-Id", batch.as_str());
             headers.insert("Nats-Batch-Sequence", (index + 1).to_string());
-            let subject = envelope::subject(event, partitions);
+            let subject = envelope::subject(event, &self.0.names, partitions);
             let payload = Bytes::from(event.payload.clone());
             if index + 1 < events.len() {
                 client
@@ -377,9 +468,9 @@ impl NatsBus {
             if let Some(error) = answer.error {
                 return Err(BusError(error.description.into()));
             }
-            sequence = Some(answer.seq);
+            last = place(answer.seq, event);
         }
-        Ok(sequence)
+        Ok(last)
     }
 
     async fn publish_each(
@@ -387,19 +478,31 @@ impl NatsBus {
         events: &[Event],
         partitions: Partitions,
         rewinds: i64,
-    ) -> Result<Option<u64>, BusError> {
+    ) -> Result<Option<Place>, BusError> {
         let js = self.context()?;
         let mut acks = Vec::with_capacity(events.len());
         for event in events {
-            let subject = envelope::subject(event, partitions);
+            let subject = envelope::subject(event, &self.0.names, partitions);
             let payload = Bytes::from(event.payload.clone());
             let published =
                 js.publish_with_headers(subject, envelope::headers(event, rewinds), payload);
             acks.push(async { published.await?.await });
         }
         let acks = try_join_all(acks).await?;
-        Ok(acks.last().map(|ack| ack.sequence))
+        // The server names those that it had before by their old numbers.
+        let places = events.iter().zip(acks);
+        let last = places.max_by_key(|(_, ack)| ack.sequence);
+        Ok(last.and_then(|(event, ack)| place(ack.sequence, event)))
     }
+}
+
+/// Where the server says that it has an event; none when it names no number.
+fn place(sequence: u64, event: &Event) -> Option<Place> {
+    let place = Place {
+        sequence: i64::try_from(sequence).unwrap_or(i64::MAX),
+        event_id: event.id,
+    };
+    (place.sequence > 0).then_some(place)
 }
 
 /// Whether the server says that it has no JetStream at hand, as one that is cut off from its cluster does.
@@ -441,7 +544,7 @@ impl Publisher for NatsBus {
             let Met { stream, partitions } = self.stream().await?;
             if events.len() >= BATCH_FROM && stream.cached_info().config.allow_atomic_publish {
                 match self.publish_batch(&events, partitions, rewinds).await {
-                    Ok(sequence) => return Ok(sequence),
+                    Ok(place) => return Ok(place),
                     // E.g. one of them is known already, after a relay that died before it stored its checkpoint.
                     Err(error) => tracing::debug!(
                         error = &error as &dyn std::error::Error,
@@ -451,13 +554,7 @@ impl Publisher for NatsBus {
             }
             self.publish_each(&events, partitions, rewinds).await
         };
-        let published = self.ask(TIMEOUT * 3, publish).await?;
-        let place = published.zip(events.last()).map(|(sequence, event)| Place {
-            sequence: i64::try_from(sequence).unwrap_or(i64::MAX),
-            event_id: event.id,
-        });
-        // A server that names no number says nothing.
-        Ok(place.filter(|place| place.sequence > 0))
+        self.ask(TIMEOUT * 3, publish).await
     }
 
     async fn holds(&self, place: Place) -> Result<bool, BusError> {
@@ -470,16 +567,13 @@ impl Publisher for NatsBus {
     }
 
     async fn delete_before(&self, before: Timestamp, now: Timestamp) -> Result<(), BusError> {
+        if !self.0.role.keeps {
+            return Ok(());
+        }
         let purge = async {
             self.meet().await;
-            let Met { stream, partitions } = self.stream().await?;
-            let mut readers = Vec::new();
-            for consumer in self.0.consumers {
-                for one in reading::partitions(&stream, partitions, consumer).await? {
-                    readers.push(reading::name(consumer, &one.name));
-                }
-            }
-            stream::purge(self.context()?, &readers, before, now).await
+            let readers = self.readers().await?;
+            stream::purge(self.context()?, &self.0.names, &readers, before, now).await
         };
         timeout(TIMEOUT * 3, purge)
             .await

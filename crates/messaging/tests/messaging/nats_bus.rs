@@ -23,7 +23,7 @@ use futures::StreamExt as _;
 
 use crate::{
     check::{violations, violations_of},
-    support::{Mesh, RETENTION, TICKED, TICKS, config, eventually, nats_bus, nats_config},
+    support::{Mesh, RETENTION, TICKED, TICKS, eventually, nats_bus, nats_config, start_bus},
 };
 
 /// A server of the test's own; none when the tests run on files.
@@ -56,7 +56,7 @@ pub(crate) fn events(event_type: &str, count: usize) -> Vec<Event> {
         Event {
             id: EventId(id),
             event_type: event_type.to_owned(),
-            source: "a test".to_owned(),
+            source: "member".to_owned(),
             member_id: MemberId(id),
             time: clock.now(),
             context: Context::new(CorrelationId::from(id)),
@@ -103,7 +103,7 @@ async fn the_url_may_bring_user_name_and_password() {
     let mut config = nats_config(&nats);
     let login = "nats://coupon%20mesh:p%40ss%2Fw%3Ard%25@";
     config.url = config.url.replace("nats://", login);
-    let bus = NatsBus::start(&config, &self::config(), "a test", &[]);
+    let bus = start_bus(&config, &[]);
     bus.reached().await.unwrap();
     bus.publish(events(TICKED, 1), 0).await.unwrap();
 }
@@ -175,7 +175,7 @@ async fn a_full_stream_refuses_events_and_takes_them_when_there_is_room() {
         max_bytes: 20_000,
         ..nats_config(&nats)
     };
-    let bus = NatsBus::start(&small, &config(), "a test", &["a"]);
+    let bus = start_bus(&small, &["a"]);
     bus.reached().await.unwrap();
     let first = events(TICKED, 10);
     bus.publish(first.clone(), 0).await.unwrap();
@@ -205,7 +205,7 @@ async fn a_full_stream_refuses_events_and_takes_them_when_there_is_room() {
 #[tokio::test]
 async fn only_events_that_are_old_and_that_every_consumer_is_past_are_deleted() {
     let Some(nats) = server() else { return };
-    let bus = NatsBus::start(&nats_config(&nats), &config(), "a test", &["fast", "slow"]);
+    let bus = start_bus(&nats_config(&nats), &["fast", "slow"]);
     bus.reached().await.unwrap();
     bus.publish(events(TICKED, 10), 0).await.unwrap();
     read(&bus, "fast", 0, 10, true).await;
@@ -318,7 +318,7 @@ async fn a_stream_of_a_newer_release_is_left_alone_and_named() {
     };
     let js = jetstream::new(nats.events().client().await);
     js.create_stream(newer).await.unwrap();
-    let bus = NatsBus::start(&nats_config(&nats), &config(), "a test", &[]);
+    let bus = start_bus(&nats_config(&nats), &[]);
     let refused = async || {
         bus.publish(events(TICKED, 1), 0)
             .await

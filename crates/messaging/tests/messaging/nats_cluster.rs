@@ -2,12 +2,7 @@
 //!
 //! Each test ends at once where there is no server to be had.
 
-use std::{
-    collections::HashSet,
-    io,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Mutex, time::Duration};
 
 use async_nats::jetstream::{self, stream::Info};
 use couponmesh_messaging::{
@@ -17,55 +12,15 @@ use couponmesh_messaging::{
 use couponmesh_testbed::{NatsCluster, on_servers};
 use futures::StreamExt as _;
 use tokio::time::timeout;
-use tracing_subscriber::fmt::MakeWriter;
 
 use crate::{
+    log::Log,
     nats_bus::{events, ids},
-    support::{TICKED, TICKS, config, eventually, nats_config_at},
+    support::{TICKED, TICKS, eventually, nats_config_at, start_bus},
 };
 
 const ONE_COPY: &str = "keeps one copy of the events, and loses them with one server";
 const EDIT: &str = "nats stream edit COUPONMESH --replicas 3";
-
-/// What was logged at level warn and above.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    /// For everything that this thread does while the guard lives.
-    fn listen(&self) -> tracing::subscriber::DefaultGuard {
-        let subscriber = tracing_subscriber::fmt()
-            .with_ansi(false)
-            .with_max_level(tracing::Level::WARN)
-            .with_writer(self.clone());
-        tracing::subscriber::set_default(subscriber.finish())
-    }
-
-    fn lines_with(&self, text: &str) -> usize {
-        let log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let log = String::from_utf8_lossy(&log);
-        log.lines().filter(|line| line.contains(text)).count()
-    }
-}
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl MakeWriter<'_> for Log {
-    type Writer = Self;
-
-    fn make_writer(&self) -> Self {
-        self.clone()
-    }
-}
 
 /// A replica's bus, and what it logs.
 async fn bus(cluster: &NatsCluster, replicas: usize) -> (NatsBus, Log) {
@@ -76,7 +31,7 @@ async fn bus(cluster: &NatsCluster, replicas: usize) -> (NatsBus, Log) {
     };
     let log = Log::default();
     let _listening = log.listen();
-    let bus = NatsBus::start(&config, &self::config(), "a test", &[]);
+    let bus = start_bus(&config, &[]);
     bus.reached().await.unwrap();
     (bus, log)
 }
@@ -111,9 +66,14 @@ async fn one_copy_in_a_cluster_is_warned_of_and_three_outlive_a_server() {
 
     // What the warnings tell to do.
     let js = jetstream::new(cluster.events().client().await);
-    let mut more = info(&cluster).await.config;
-    more.num_replicas = 3;
-    js.update_stream(more).await.unwrap();
+    for name in ["COUPONMESH", "KV_couponmesh"] {
+        let edit = format!("nats stream edit {name} --replicas 3");
+        assert!(log.lines_with(&edit) > 0, "{edit}");
+        let stream = js.get_stream(name).await.unwrap();
+        let mut more = stream.cached_info().config.clone();
+        more.num_replicas = 3;
+        js.update_stream(more).await.unwrap();
+    }
     eventually("both new copies are complete", async || {
         let peers = info(&cluster).await.cluster.unwrap().replicas;
         peers.len() == 2 && peers.iter().all(|peer| peer.current)
@@ -121,8 +81,13 @@ async fn one_copy_in_a_cluster_is_warned_of_and_three_outlive_a_server() {
     .await;
     let (three, log) = bus(&cluster, 3).await;
     // Others may come of a cluster that is at work.
-    for told in [ONE_COPY, EDIT, "replicas is"] {
-        assert_eq!(log.lines_with(told), 0, "{:?}", log.0.lock().unwrap());
+    for told in [
+        ONE_COPY,
+        EDIT,
+        "replicas is",
+        "which says whose the stream is",
+    ] {
+        assert_eq!(log.lines_with(told), 0);
     }
 
     let lost = leader(&cluster).await;

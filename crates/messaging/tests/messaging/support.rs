@@ -8,7 +8,7 @@ use std::{
 
 use couponmesh_messaging::{
     Bus, Event, Handler as _, MessagingConfig, Store,
-    bus::{NatsBus, NatsConfig, Outboxes, Reading, Service},
+    bus::{NatsBus, NatsConfig, Outboxes, Reading, Role, Service},
     checkpoint, dead_letter,
     migrations::{bring_up, migrations},
     outbox,
@@ -25,6 +25,7 @@ use futures::StreamExt as _;
 use prost::{Message as _, Name as _};
 use sea_orm::{DbErr, EntityTrait as _, QueryOrder as _};
 use sea_orm_migration::{MigratorTrait, prelude::*};
+use uuid::Uuid;
 
 use crate::check::{Counting, CreateTables, Idle, Trouble};
 
@@ -84,9 +85,25 @@ struct Server {
 
 /// A replica's bus that has found the stream, or made it.
 pub(crate) async fn nats_bus(nats: &Nats) -> NatsBus {
-    let bus = NatsBus::start(&nats_config(nats), &config(), "a test", &["consumer"]);
+    let bus = start_bus(&nats_config(nats), &["consumer"]);
     bus.reached().await.unwrap();
     bus
+}
+
+/// A bus of the service member, which keeps the stream; the same database's each time.
+pub(crate) fn start_bus(config: &NatsConfig, consumers: &'static [&'static str]) -> NatsBus {
+    let bus = NatsBus::start(config, &self::config(), role("member", consumers), "a test");
+    bus.serve(Uuid::from_u128(1));
+    bus
+}
+
+/// What a service is on the bus. Member keeps the stream.
+pub(crate) fn role(service: &'static str, consumers: &'static [&'static str]) -> Role {
+    Role {
+        service,
+        keeps: service == "member",
+        consumers,
+    }
 }
 
 pub(crate) fn nats_config(nats: &Nats) -> NatsConfig {
@@ -97,6 +114,8 @@ pub(crate) fn nats_config_at(url: String) -> NatsConfig {
     NatsConfig {
         insecure: false,
         url,
+        prefix: "couponmesh".to_owned(),
+        registrations_per_day: 0,
         credentials_file: Default::default(),
         tls_ca_file: Default::default(),
         max_bytes: 64 * 1_024 * 1_024,
@@ -167,7 +186,7 @@ impl Mesh {
     }
 
     /// The publisher's store as another replica has it, with a clock of its own.
-    pub(crate) fn publisher_as(&self, replica: uuid::Uuid, clock: &Clock) -> Store {
+    pub(crate) fn publisher_as(&self, replica: Uuid, clock: &Clock) -> Store {
         let (database, random) = (self.publisher.database(), self.publisher.random());
         Store::new(
             "member",

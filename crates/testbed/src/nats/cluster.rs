@@ -69,5 +69,5 @@ fn servers() -> Vec<Nats> {
         )
     };
     let configs = ports.iter().enumerate().map(config);
-    configs.map(Nats::new).collect()
+    configs.map(|more| Nats::new(more, "")).collect()
 }

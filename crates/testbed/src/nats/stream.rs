@@ -1,7 +1,7 @@
 //! Looking into the stream, and playing tricks on it, past the services.
 
 use async_nats::{
-    Client, HeaderMap,
+    Client, ConnectOptions, HeaderMap,
     header::NATS_MESSAGE_ID,
     jetstream::{self, stream::Stream},
 };
@@ -98,6 +98,15 @@ impl Events {
     /// A connection.
     pub async fn client(&self) -> Client {
         let urls: Vec<&str> = self.0.split(',').collect();
-        async_nats::connect(urls).await.unwrap()
+        // The client itself does not use the login in a URL.
+        let login = self
+            .0
+            .split_once("://")
+            .and_then(|(_, rest)| rest.split_once('@'));
+        let mut options = ConnectOptions::new();
+        if let Some((user, password)) = login.and_then(|(login, _)| login.split_once(':')) {
+            options = options.user_and_password(user.to_owned(), password.to_owned());
+        }
+        options.connect(urls).await.unwrap()
     }
 }

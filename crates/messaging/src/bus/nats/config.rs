@@ -17,6 +17,8 @@ pub struct NatsConfig {
     /// Where it is: one URL, or more with commas between them; empty for none.
     #[serde(serialize_with = "serialize_urls")]
     pub url: String,
+    /// What the names of this installation's stream, subjects and bucket begin with.
+    pub prefix: String,
     /// A `.creds` file to log in with; empty for none.
     pub credentials_file: PathBuf,
     /// A PEM file with a further certificate authority; empty for none.
@@ -25,6 +27,8 @@ pub struct NatsConfig {
     pub insecure: bool,
     /// How large the stream may become when it is made here.
     pub max_bytes: i64,
+    /// How many members are expected to register in a day; the stream's size is compared with it.
+    pub registrations_per_day: u64,
     /// How many servers keep a copy of the stream when it is made here.
     pub replicas: usize,
     /// How long a server that was never reached is tried.
@@ -73,7 +77,18 @@ impl Validate for NatsConfig {
                  trusted, e.g. inside a mesh",
             );
         }
+        if !is_prefix(&self.prefix) {
+            problems.add(
+                "prefix",
+                "must be a lower-case letter, then at most 31 lower-case letters, digits and hyphens",
+            );
+        }
         problems.range("max_bytes", self.max_bytes, 1_048_576..=i64::MAX);
+        problems.range(
+            "registrations_per_day",
+            self.registrations_per_day,
+            0..=1_000_000_000_000,
+        );
         problems.range("replicas", self.replicas, 1..=5);
         let second = Duration::from_secs(1);
         problems.duration(
@@ -82,6 +97,16 @@ impl Validate for NatsConfig {
             second..=second * 86_400,
         );
     }
+}
+
+/// Whether names can begin with it: those of subjects, streams and buckets.
+fn is_prefix(text: &str) -> bool {
+    let is_lower = |byte: u8| byte.is_ascii_lowercase();
+    (1..=32).contains(&text.len())
+        && text.bytes().next().is_some_and(is_lower)
+        && text
+            .bytes()
+            .all(|byte| is_lower(byte) || byte.is_ascii_digit() || byte == b'-')
 }
 
 /// A comma may also stand in a password or token, and divide that.

@@ -10,18 +10,18 @@ use couponmesh_runtime::{
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use super::stream::{PREFIX, Partitions};
-use crate::event::Event;
+use super::{names::Names, stream::Partitions};
+use crate::event::{Event, is_published_by};
 
 const SPEC_VERSION: &str = "1.0";
-/// Characters of a name.
-const MAX_NAME: usize = 128;
+/// Characters of a subject that are told of.
+const MAX_SUBJECT: usize = 128;
 const CONTENT_TYPE: &str = "application/protobuf";
 
 /// The subject of `event`.
-pub(super) fn subject(event: &Event, partitions: Partitions) -> String {
+pub(super) fn subject(event: &Event, names: &Names, partitions: Partitions) -> String {
     let partition = partitions.of(event.member_id);
-    format!("{PREFIX}.{partition}.{}", event.event_type)
+    names.subject(&partition.to_string(), &event.event_type)
 }
 
 /// The headers of `event`. `Nats-Msg-Id` lets the server drop what is published twice within minutes.
@@ -66,10 +66,8 @@ pub(super) fn event(message: Message, sequence: u64) -> Event {
 /// The type of the events that are published to `subject`: what follows the partition, or all of it where a release up
 /// to 0.3 published them.
 fn type_of(subject: &str) -> &str {
-    let without_prefix = subject
-        .strip_prefix(PREFIX)
-        .and_then(|rest| rest.strip_prefix('.'));
-    let parts = without_prefix.and_then(|rest| rest.split_once('.'));
+    let after_prefix = subject.split_once('.').map(|(_, rest)| rest);
+    let parts = after_prefix.and_then(|rest| rest.split_once('.'));
     match parts {
         Some((partition, event_type)) if partition.bytes().all(|byte| byte.is_ascii_digit()) => {
             event_type
@@ -90,7 +88,8 @@ fn read(message: &Message) -> Result<Event, &'static str> {
     let id = text("ce-id").and_then(EventId::parse).ok_or("ce-id")?;
     let time: Option<prost_types::Timestamp> = text("ce-time").and_then(|time| time.parse().ok());
     let member_id = text("ce-subject").and_then(MemberId::parse);
-    let source = text("ce-source").filter(|source| is_name(source));
+    // A service tells of what is its own: the server's permissions hold it to its subjects, and this to its name.
+    let source = text("ce-source").filter(|source| is_published_by(source, event_type));
     Ok(Event {
         id,
         event_type: event_type.to_owned(),
@@ -110,12 +109,6 @@ fn read(message: &Message) -> Result<Event, &'static str> {
     })
 }
 
-/// Whether a text can stand in any row: what anybody may publish must not be what no database takes, or it
-/// could neither be handled nor parked.
-fn is_name(text: &str) -> bool {
-    (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
-}
-
 /// The beginning of `text`, with a question mark for what is no visible ASCII.
 fn printable(text: &str) -> String {
     let visible = |character: char| {
@@ -125,7 +118,7 @@ fn printable(text: &str) -> String {
             '?'
         }
     };
-    text.chars().take(MAX_NAME).map(visible).collect()
+    text.chars().take(MAX_SUBJECT).map(visible).collect()
 }
 
 fn unreadable(message: Message, sequence: u64, wrong: &str) -> Event {
@@ -173,7 +166,7 @@ mod tests {
 
     fn message(event: &Event, headers: Option<HeaderMap>) -> Message {
         Message {
-            subject: subject(event, Partitions(8)).into(),
+            subject: subject(event, &Names::new("couponmesh"), Partitions(8)).into(),
             reply: None,
             payload: event.payload.clone().into(),
             headers,
@@ -233,9 +226,13 @@ mod tests {
         mislabelled.insert("ce-type", "couponmesh.member.v1.MemberWithdrawn");
         let mut unprintable = headers(&event, 0);
         unprintable.insert("ce-source", "a\0b");
-        for headers in [None, Some(torn), Some(mislabelled), Some(unprintable)] {
+        // Another service speaks for member.
+        let mut forged = headers(&event, 0);
+        forged.insert("ce-source", "coupon");
+        let wrong = [torn, mislabelled, unprintable, forged].map(Some);
+        for headers in wrong.into_iter().chain([None]) {
             let read = || super::event(message(&event, headers.clone()), 9);
-            let subject = subject(&event, Partitions(8));
+            let subject = subject(&event, &Names::new("couponmesh"), Partitions(8));
             let told = format!("unreadable:{subject} (message 9 of the stream: ce-");
             assert!(
                 read().event_type.starts_with(&told),

@@ -19,10 +19,7 @@ use async_nats::jetstream::{
 use futures::{StreamExt as _, stream};
 use tokio::sync::watch;
 
-use super::{
-    NatsBus, envelope,
-    stream::{PREFIX, Partitions},
-};
+use super::{NatsBus, envelope, names, stream::Partitions};
 use crate::bus::{BusError, Delivery, Partition, Place, Reading, Receipt};
 
 /// How long the server waits before it delivers again what was not acknowledged.
@@ -33,12 +30,7 @@ const MAX_ACK_PENDING: i64 = 10_000;
 const EXPIRES: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_secs(3);
 /// What releases up to 0.3 published, and who is behind on it still.
-const UNDIVIDED: &str = "undivided";
-
-/// The name of the server's consumer.
-pub(super) fn name(consumer: &str, partition: &str) -> String {
-    format!("{consumer}-{partition}")
-}
+pub(super) const UNDIVIDED: &str = "undivided";
 
 /// What `consumer` has to read.
 pub(super) async fn partitions(
@@ -75,14 +67,14 @@ pub(super) async fn open(
     // Before the question: what is lost with this connection has to be seen.
     let mut connections = bus.0.connections.subscribe();
     connections.mark_unchanged();
-    let name = name(consumer, partition);
+    let name = names::consumer(consumer, partition);
     match stream.delete_consumer(&name).await {
         Err(error) if !is_missing(&error) => return Err(error.into()),
         _ => {}
     }
     let subject = |event_type: &&str| match partition {
         UNDIVIDED => (*event_type).to_owned(),
-        divided => format!("{PREFIX}.{divided}.{event_type}"),
+        divided => bus.0.names.subject(divided, event_type),
     };
     let durable: PullConsumer = stream
         .create_consumer(pull::Config {

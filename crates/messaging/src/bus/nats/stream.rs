@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use async_nats::Message;
 use async_nats::jetstream::{
     Context, ErrorCode,
-    context::{CreateStreamError, GetStreamError, GetStreamErrorKind},
+    context::{ConsumerInfoErrorKind, CreateStreamError, GetStreamError, GetStreamErrorKind},
     stream::{
         Config, DiscardPolicy, Info, PersistenceMode, RawMessageError, RawMessageErrorKind,
         RetentionPolicy, StorageType, Stream,
@@ -14,14 +14,9 @@ use async_nats::jetstream::{
 use couponmesh_runtime::{Timestamp, id::MemberId};
 use serde::Deserialize;
 
-use super::{NatsConfig, envelope};
+use super::{NatsConfig, Role, envelope, names::Names};
 use crate::bus::{BusError, Place};
 
-/// The contract's name.
-pub(super) const NAME: &str = "COUPONMESH";
-/// What every subject begins with.
-pub(super) const PREFIX: &str = "couponmesh";
-const SUBJECTS: &str = "couponmesh.>";
 /// Where the stream's metadata say how what is in it is laid out, and into how many parts it is divided. A stream of a
 /// release up to 0.3 says neither.
 const LAYOUT: &str = "couponmesh-layout";
@@ -62,7 +57,7 @@ fn metadata(partitions: Partitions) -> HashMap<String, String> {
 }
 
 /// Into how many parts the stream says that it is divided; none when a release up to 0.3 made it.
-fn divided(config: &Config) -> Result<Option<Partitions>, BusError> {
+fn divided(names: &Names, config: &Config) -> Result<Option<Partitions>, BusError> {
     let Some(layout) = config.metadata.get(LAYOUT) else {
         return Ok(None);
     };
@@ -74,8 +69,9 @@ fn divided(config: &Config) -> Result<Option<Partitions>, BusError> {
         Some(partitions) if *layout == OUR_LAYOUT.to_string() => Ok(Some(Partitions(partitions))),
         _ => Err(BusError(
             format!(
-                "stream {NAME} has layout {layout} with {} partitions, and this release knows layout {OUR_LAYOUT}: run the \
+                "stream {} has layout {layout} with {} partitions, and this release knows layout {OUR_LAYOUT}: run the \
                  release that made it, or a newer one",
+                names.stream(),
                 told.map_or("no", String::as_str)
             )
             .into(),
@@ -83,11 +79,11 @@ fn divided(config: &Config) -> Result<Option<Partitions>, BusError> {
     }
 }
 
-fn wanted(config: &NatsConfig) -> Config {
+fn wanted(config: &NatsConfig, names: &Names) -> Config {
     Config {
-        name: NAME.to_owned(),
+        name: names.stream().to_owned(),
         description: Some("Events of couponmesh, as CloudEvents.".to_owned()),
-        subjects: vec![SUBJECTS.to_owned()],
+        subjects: vec![names.subjects()],
         retention: RetentionPolicy::Limits,
         storage: StorageType::File,
         // A full stream refuses, and the outboxes wait: nothing that someone may need is thrown away.
@@ -102,18 +98,26 @@ fn wanted(config: &NatsConfig) -> Config {
     }
 }
 
-/// Finds the stream, or makes it with `wanted` partitions.
+/// Finds the stream; who keeps it makes it with `partitions` where it is missing.
 pub(super) async fn find_or_make(
     js: &Context,
     config: &NatsConfig,
+    names: &Names,
+    role: &Role,
     partitions: Partitions,
 ) -> Result<Found, BusError> {
-    match js.get_stream(NAME).await {
+    match js.get_stream(names.stream()).await {
         Ok(stream) => {
             let found = stream.cached_info().config.clone();
-            let partitions = match divided(&found)? {
+            let partitions = match divided(names, &found)? {
                 Some(partitions) => partitions,
-                None => divide(js, found, partitions).await?,
+                None if role.keeps => divide(js, names, found, partitions).await?,
+                None => {
+                    return Err(left_to_the_keeper(
+                        names,
+                        "is not divided into partitions yet",
+                    ));
+                }
             };
             return Ok(Found {
                 stream,
@@ -122,13 +126,14 @@ pub(super) async fn find_or_make(
             });
         }
         Err(error) if !is_missing(&error) => return Err(error.into()),
+        Err(_) if !role.keeps => return Err(left_to_the_keeper(names, "is not there yet")),
         Err(_) => {}
     }
     let metadata = metadata(partitions);
     let made = js
         .create_stream(Config {
             metadata,
-            ..wanted(config)
+            ..wanted(config, names)
         })
         .await;
     // E.g. more copies than there are servers: these keys are what an operator can change.
@@ -144,9 +149,15 @@ pub(super) async fn find_or_make(
     })
 }
 
-/// Takes over a stream that a release up to 0.3 made. Another service may do the same: the last one is right.
+fn left_to_the_keeper(names: &Names, state: &str) -> BusError {
+    let stream = names.stream();
+    BusError(format!("stream {stream} {state}: the service that keeps it sees to that").into())
+}
+
+/// Takes over a stream that a release up to 0.3 made.
 async fn divide(
     js: &Context,
+    names: &Names,
     found: Config,
     partitions: Partitions,
 ) -> Result<Partitions, BusError> {
@@ -157,29 +168,30 @@ async fn divide(
         let told = "the stream of an earlier release cannot be divided into partitions";
         BusError(format!("{told}: {error}").into())
     })?;
-    let stream = js.get_stream(NAME).await?;
-    let divided = divided(&stream.cached_info().config)?;
+    let stream = js.get_stream(names.stream()).await?;
+    let divided = divided(names, &stream.cached_info().config)?;
     divided.ok_or_else(|| BusError("the stream was divided and is not".into()))
 }
 
-fn is_missing(error: &GetStreamError) -> bool {
+pub(super) fn is_missing(error: &GetStreamError) -> bool {
     matches!(error.kind(), GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
 /// Where the stream's settings differ from what is configured, a line each. They are reported and left as
 /// they are: an operator may have had a reason.
-pub(super) fn drift(info: &Info, config: &NatsConfig) -> Vec<String> {
+pub(super) fn drift(info: &Info, config: &NatsConfig, names: &Names) -> Vec<String> {
+    let name = names.stream();
     let compared = settings(&info.config)
         .into_iter()
-        .zip(settings(&wanted(config)));
+        .zip(settings(&wanted(config, names)));
     compared
         .filter(|((_, is), (_, wanted))| is != wanted)
         .map(|((setting, is), (_, wanted))| {
             let edit = match setting {
                 "max_bytes" => {
-                    format!("; `nats stream edit {NAME} --max-bytes {wanted}` changes it")
+                    format!("; `nats stream edit {name} --max-bytes {wanted}` changes it")
                 }
-                "replicas" => format!("; `nats stream edit {NAME} --replicas {wanted}` changes it"),
+                "replicas" => format!("; `nats stream edit {name} --replicas {wanted}` changes it"),
                 _ => String::new(),
             };
             format!("{setting} is {is}, not {wanted}{edit}")
@@ -191,16 +203,16 @@ pub(super) fn drift(info: &Info, config: &NatsConfig) -> Vec<String> {
 /// server belongs to. A server does not tell its clients whether it syncs each event to disk
 /// (`sync_interval: always`); only its administrators can see that.
 pub(super) fn risks(info: &Info, cluster: Option<&str>) -> Vec<String> {
-    let mut risks = Vec::new();
+    let (mut risks, name) = (Vec::new(), &info.config.name);
     if let (Some(cluster), 1) = (cluster, info.config.num_replicas) {
         risks.push(format!(
             "cluster {cluster} keeps one copy of the events, and loses them with one server: set bus.replicas to 3, \
-             and run `nats stream edit {NAME} --replicas 3`"
+             and run `nats stream edit {name} --replicas 3`"
         ));
     }
     if info.config.persist_mode == Some(PersistenceMode::Async) {
         risks.push(format!(
-            "stream {NAME} has persist_mode async and acknowledges events before they are on disk: make it without"
+            "stream {name} has persist_mode async and acknowledges events before they are on disk: make it without"
         ));
     }
     risks
@@ -227,8 +239,8 @@ struct Told {
 }
 
 /// Whether the server's clock, which tells messages' ages, tells about the same as ours.
-async fn agrees(js: &Context, now: Timestamp) -> Result<bool, BusError> {
-    let told: Told = js.request(format!("STREAM.INFO.{NAME}"), &()).await?;
+async fn agrees(js: &Context, stream: &str, now: Timestamp) -> Result<bool, BusError> {
+    let told: Told = js.request(format!("STREAM.INFO.{stream}"), &()).await?;
     let time: Timestamp = told.ts.parse().map_err(|error| BusError(Box::new(error)))?;
     Ok(time.since(now).max(now.since(time)) <= CLOCKS)
 }
@@ -237,11 +249,12 @@ async fn agrees(js: &Context, now: Timestamp) -> Result<bool, BusError> {
 /// never come, or while the server's clock is not the one by which the caller goes.
 pub(super) async fn purge(
     js: &Context,
+    names: &Names,
     readers: &[String],
     before: Timestamp,
     now: Timestamp,
 ) -> Result<(), BusError> {
-    if !agrees(js, now).await? {
+    if !agrees(js, names.stream(), now).await? {
         tracing::error!(
             %now,
             "the clocks of NATS and of this service's database differ by more than an hour: no event is deleted \
@@ -249,18 +262,11 @@ pub(super) async fn purge(
         );
         return Ok(());
     }
-    let stream = js.get_stream(NAME).await?;
+    let stream = js.get_stream(names.stream()).await?;
     let state = stream.cached_info().state.clone();
-    let mut floor = state.last_sequence;
-    for reader in readers {
-        let Ok(info) = stream.consumer_info(reader).await else {
-            return Ok(());
-        };
-        // One with nothing to do is past everything that was there before it was asked.
-        if info.num_pending > 0 || info.num_ack_pending > 0 {
-            floor = floor.min(info.ack_floor.stream_sequence);
-        }
-    }
+    let Some(floor) = floor(&stream, state.last_sequence, readers).await? else {
+        return Ok(());
+    };
     // The first message to stay: younger than `before`, or not dealt with.
     let (mut first, mut end) = (state.first_sequence, floor + 1);
     while first < end {
@@ -285,6 +291,28 @@ pub(super) async fn purge(
         );
     }
     Ok(())
+}
+
+/// The sequence up to which each of `readers` has dealt with everything, where `last` was the stream's last one before;
+/// none while one of them is not there.
+pub(super) async fn floor(
+    stream: &Stream,
+    last: u64,
+    readers: &[String],
+) -> Result<Option<u64>, BusError> {
+    let mut floor = last;
+    for reader in readers {
+        let info = match stream.consumer_info(reader).await {
+            Ok(info) => info,
+            Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        // One with nothing to do is past everything that was there before it was asked.
+        if info.num_pending > 0 || info.num_ack_pending > 0 {
+            floor = floor.min(info.ack_floor.stream_sequence);
+        }
+    }
+    Ok(Some(floor))
 }
 
 /// Whether the stream has the event at its place, or has deleted what was there.
@@ -344,4 +372,7 @@ bus_errors!(
     async_nats::client::PublishError,
     async_nats::client::RequestError,
     async_nats::jetstream::context::RequestError,
+    async_nats::jetstream::context::CreateKeyValueError,
+    async_nats::jetstream::kv::CreateError,
+    async_nats::jetstream::kv::EntryError,
 );
