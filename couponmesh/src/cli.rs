@@ -78,9 +78,10 @@ pub(crate) enum Command {
 pub(crate) enum BusCommand {
     /// Prints a login of each service, with the least permissions, as nats-server's configuration takes them
     ///
-    /// It goes by `bus.prefix` and `messaging.partitions`. The passwords are those of the server's environment:
-    /// OPERATOR_PASSWORD for who looks after the server, MEMBER_PASSWORD, COUPON_PASSWORD, NOTIFICATION_PASSWORD and
-    /// MYPAGE_PASSWORD. Let each begin with a letter: nats-server takes what begins with a digit for a number.
+    /// They are `users` of an account or of `authorization`, and go by `bus.prefix` and `messaging.partitions`. The passwords
+    /// come from the server's environment: COUPONMESH_OPERATOR_PASSWORD for who looks after the server,
+    /// COUPONMESH_MEMBER_PASSWORD and so on, with another prefix those that it prints. Let each begin with a letter:
+    /// nats-server takes what begins with a digit for a number.
     Logins,
 }
 

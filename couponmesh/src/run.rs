@@ -67,7 +67,8 @@ pub(crate) fn with_telemetry(
     })?
 }
 
-/// Serves until told to stop, or until the bus was not reached for too long; then stops in good order.
+/// Serves until told to stop, or until the bus was not reached for too long or is another installation's; then stops in
+/// good order.
 pub(crate) async fn serve_until_told<E: Error + 'static>(
     config: &Config,
     stack: Stack,
@@ -93,15 +94,15 @@ pub(crate) async fn serve_until_told<E: Error + 'static>(
             "nobody is authenticated yet: whoever reaches this address can do everything"
         );
     }
-    let never_reached = async {
+    let no_bus = async {
         match stack.bus_reached().await {
-            Ok(()) => std::future::pending().await,
+            Ok(()) => stack.bus_refused().await,
             Err(error) => error,
         }
     };
     let outcome = tokio::select! {
         () = stopping.told() => Ok(()),
-        error = never_reached => Err(error.into()),
+        error = no_bus => Err(error.into()),
     };
     supervisor.stopping();
     tracing::info!("told to stop: running calls come to their end");

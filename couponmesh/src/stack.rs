@@ -227,6 +227,14 @@ impl Stack {
         }
     }
 
+    /// Waits until the bus turns out to be another installation's; for ever where it cannot.
+    pub async fn bus_refused(&self) -> StartError {
+        match &self.backend {
+            Backend::Embedded { .. } => std::future::pending().await,
+            Backend::Servers { nats, .. } => nats.refused().await,
+        }
+    }
+
     /// Time, randomness and faults.
     #[must_use]
     pub fn sources(&self) -> &Sources {

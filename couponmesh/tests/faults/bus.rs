@@ -83,7 +83,7 @@ async fn a_stream_that_fills_up_empties_by_itself() {
     if !couponmesh_testbed::on_servers() {
         return;
     }
-    // 3.4 kB a member: a quarter of them fill it.
+    // 3.5 kB a member: 600 of them fill it.
     let plan = Plan::replicas(1).set("BUS__MAX_BYTES", "2097152");
     let mut production = Production::start(plan).await;
     let load = Load::begin(TEST, &production, CALLERS, |caller| caller);

@@ -12,6 +12,7 @@ use sea_orm::{
 
 use crate::{
     bus::Place,
+    mark::Mark,
     store::{Store, unsynced},
 };
 
@@ -31,6 +32,12 @@ pub struct Model {
     pub bus_sequence: Option<i64>,
     /// The event there.
     pub bus_event_id: Option<EventId>,
+    /// The same from some minutes before: every row up to this position was on the bus by then.
+    pub older_position: Option<i64>,
+    /// Where the bus said to have the last of them.
+    pub older_sequence: Option<i64>,
+    /// The event there.
+    pub older_event_id: Option<EventId>,
     /// How often it was moved back, by an operator or after a loss, to have published once more what follows.
     pub rewinds: i64,
 }
@@ -57,6 +64,9 @@ pub(crate) async fn advance(store: &Store, from: &Model, to: &Model) -> Result<b
         .col_expr(Column::Position, Expr::value(to.position))
         .col_expr(Column::BusSequence, Expr::value(to.bus_sequence))
         .col_expr(Column::BusEventId, Expr::value(to.bus_event_id))
+        .col_expr(Column::OlderPosition, Expr::value(to.older_position))
+        .col_expr(Column::OlderSequence, Expr::value(to.older_sequence))
+        .col_expr(Column::OlderEventId, Expr::value(to.older_event_id))
         .filter(Column::Name.eq(RELAY))
         .filter(Column::Position.eq(from.position))
         .filter(Column::Rewinds.eq(from.rewinds));
@@ -89,13 +99,22 @@ pub async fn rewind(db: &impl ConnectionTrait, position: i64) -> Result<(), DbEr
     Ok(())
 }
 
-/// The bus has lost events, as is seen with the checkpoint at `from`: everything in the outbox is published again,
-/// unless somebody else has seen it before.
-pub(crate) async fn begin_anew(store: &Store, from: &Model) -> Result<(), DbErr> {
+/// The bus has lost events, as is seen with the checkpoint at `from`: what follows `kept` is published again, or all
+/// that the outbox has, unless somebody else has seen it before.
+pub(crate) async fn go_back(store: &Store, from: &Model, kept: Option<Mark>) -> Result<(), DbErr> {
     let anew = Entity::update_many()
-        .col_expr(Column::Position, Expr::value(0_i64))
-        .col_expr(Column::BusSequence, Expr::value(None::<i64>))
-        .col_expr(Column::BusEventId, Expr::value(None::<EventId>))
+        .col_expr(
+            Column::Position,
+            Expr::value(kept.map_or(0, |mark| mark.position)),
+        )
+        .col_expr(
+            Column::BusSequence,
+            Expr::value(kept.map(|mark| mark.place.sequence)),
+        )
+        .col_expr(
+            Column::BusEventId,
+            Expr::value(kept.map(|mark| mark.place.event_id)),
+        )
         .col_expr(Column::Rewinds, Expr::col(Column::Rewinds).add(1))
         .filter(Column::Name.eq(RELAY))
         .filter(Column::Rewinds.eq(from.rewinds));
@@ -104,6 +123,31 @@ pub(crate) async fn begin_anew(store: &Store, from: &Model) -> Result<(), DbErr>
 }
 
 impl Model {
+    /// Where it was some minutes before; none when it was moved back before that.
+    pub(crate) fn older(&self) -> Option<Mark> {
+        let position = self
+            .older_position
+            .filter(|older| *older <= self.position)?;
+        let (sequence, event_id) = (self.older_sequence?, self.older_event_id?);
+        Some(Mark {
+            position,
+            place: Place { sequence, event_id },
+        })
+    }
+
+    /// The same with another place some minutes before.
+    pub(crate) fn with_older(self, older: Option<Mark>) -> Self {
+        match older {
+            Some(Mark { position, place }) => Self {
+                older_position: Some(position),
+                older_sequence: Some(place.sequence),
+                older_event_id: Some(place.event_id),
+                ..self
+            },
+            None => self,
+        }
+    }
+
     /// Where the bus said to have an event.
     pub(crate) fn place(&self) -> Option<Place> {
         let (sequence, event_id) = (self.bus_sequence?, self.bus_event_id?);

@@ -12,6 +12,7 @@ mod gaps;
 pub mod identity;
 pub mod janitor;
 pub mod lease;
+mod mark;
 pub mod migrations;
 pub mod outbox;
 pub mod pace;

@@ -4,6 +4,7 @@
 mod bring_up;
 mod checkpoint;
 mod identity;
+mod older_marks;
 mod positions;
 mod record;
 mod redrive;
@@ -25,6 +26,7 @@ pub fn migrations() -> Vec<Box<dyn MigrationTrait>> {
         Box::new(checkpoint::CreateCheckpoint),
         Box::new(positions::CreatePositions),
         Box::new(identity::CreateIdentity),
+        Box::new(older_marks::RememberOlder),
     ]
 }
 

@@ -20,6 +20,7 @@ use crate::{
     checkpoint,
     event::Event,
     lease::Lease,
+    mark,
     pace::Pace,
     signal::Topic,
     store::Store,
@@ -149,21 +150,27 @@ impl Relay {
         let found = events.len();
         let faults = self.store.faults();
         if faults.sabotaged("relay.order") {
-            progress.published(std::mem::take(&mut look), None);
+            progress.published(std::mem::take(&mut look), None, 0);
             progress.store(&self.store).await?;
         }
         if faults.sabotaged("relay.loss") {
             progress.trust_bus();
         }
         match self.way.publish(progress, events).await {
-            Ok(Published::At(place)) => progress.published(look, place),
+            Ok(Published::At(place)) => {
+                let connection = self.way.publisher.connection();
+                progress.published(look, place, connection);
+            }
             Ok(Published::AfterLoss) => {
+                let stored = progress.to_store().0;
+                let holds = |place| self.way.publisher.holds(place);
+                let kept = mark::kept(stored.older(), holds).await?;
                 tracing::error!(
                     service = self.store.service(),
-                    "the bus has lost events; everything in this outbox is published again"
+                    after = kept.map(|mark| mark.position),
+                    "the bus has lost events; what this outbox has after that position is published again, or all of it"
                 );
-                let stored = progress.to_store().0;
-                checkpoint::begin_anew(&self.store, &stored).await?;
+                checkpoint::go_back(&self.store, &stored, kept).await?;
                 self.progress = None;
                 return Ok(None);
             }
@@ -260,7 +267,7 @@ async fn publish(
     progress: &mut Progress,
     events: Vec<Event>,
 ) -> Result<Published, BusError> {
-    if progress.has_bus_lost(bus).await? {
+    if progress.has_bus_lost(bus, !events.is_empty()).await? {
         return Ok(Published::AfterLoss);
     }
     if events.is_empty() {

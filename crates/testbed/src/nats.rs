@@ -49,18 +49,21 @@ impl Nats {
         )
     }
 
-    /// The same, which lets in only by these logins, an `authorization` of its configuration whose passwords are
-    /// variables. The tests themselves are `operator`; see [`url_of`](Self::url_of) for the others.
+    /// The same, which lets in only by these logins, the `users` of its configuration, whose passwords are variables. The
+    /// tests themselves are the operator; see [`url_of`](Self::url_of) for the others.
     #[must_use]
     pub fn start_with_logins(logins: &str) -> Self {
         let mut more = String::new();
-        let users = logins.split("user: ").skip(1);
-        for user in users.map(|rest| rest.split(',').next().unwrap()) {
-            let password = password_of(user);
-            more += &format!("{}_PASSWORD: {password:?}\n", user.to_ascii_uppercase());
+        for login in logins.split("user: ").skip(1) {
+            let (user, rest) = login.split_once(", password: $").unwrap();
+            let variable = rest.split_whitespace().next().unwrap();
+            more += &format!("{variable}: {:?}\n", password_of(user));
         }
-        more += logins;
-        Self::start_with(&more, "operator:the-password-of-operator@")
+        more += &format!("authorization {{\n{logins}}}\n");
+        Self::start_with(
+            &more,
+            "couponmesh-operator:the-password-of-couponmesh-operator@",
+        )
     }
 
     /// Starts a server with those lines in its configuration, beside those of every server.
@@ -95,11 +98,12 @@ impl Nats {
         format!("nats://{}127.0.0.1:{}", self.login, self.port)
     }
 
-    /// The same with the login of that user, where it was started with logins.
+    /// The same with the login of that service, where it was started with logins.
     #[must_use]
-    pub fn url_of(&self, user: &str) -> String {
-        let login = format!("{user}:{}@", password_of(user));
-        format!("nats://{login}127.0.0.1:{}", self.port)
+    pub fn url_of(&self, service: &str) -> String {
+        let user = format!("couponmesh-{service}");
+        let password = password_of(&user);
+        format!("nats://{user}:{password}@127.0.0.1:{}", self.port)
     }
 
     /// Its stream of all events.
@@ -120,6 +124,25 @@ impl Nats {
     pub fn lose_store(&mut self) {
         assert!(self.server.is_none(), "a running server has its store open");
         std::fs::remove_dir_all(self.store()).unwrap();
+    }
+
+    /// What a killed server has, as a backup would have it.
+    #[must_use]
+    pub fn copy_store(&self) -> TempDir {
+        assert!(self.server.is_none(), "a running server has its store open");
+        let copy = tempfile::tempdir().unwrap();
+        let copied = Command::new("cp")
+            .args(["--archive", "--no-target-directory"])
+            .args([self.store().as_path(), copy.path()])
+            .status();
+        assert!(copied.unwrap().success());
+        copy
+    }
+
+    /// Gives a killed server what it had when `copy` was made.
+    pub fn put_back(&mut self, copy: TempDir) {
+        self.lose_store();
+        std::fs::rename(copy.keep(), self.store()).unwrap();
     }
 
     /// Starts it again after [`kill`](Self::kill).

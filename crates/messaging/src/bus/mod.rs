@@ -127,6 +127,9 @@ pub trait Publisher: Send + Sync + 'static {
     /// When they are not, or when that is not known: publish them again.
     async fn publish(&self, events: Vec<Event>, rewinds: i64) -> Result<Option<Place>, BusError>;
 
+    /// Another number for each connection that was made: behind another one the bus may be another, too.
+    fn connection(&self) -> u64;
+
     /// Whether the bus still has what it said to have on disk at `place`, or has deleted it for its age. A bus that
     /// has not has lost events: at least that one, and all that came after it.
     ///

@@ -17,7 +17,7 @@ mod stream;
 use std::{
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -25,7 +25,10 @@ use std::{
 use async_nats::{
     RequestError, RequestErrorKind,
     connection::State,
-    jetstream::{self, Context, ErrorCode, stream::Stream},
+    jetstream::{
+        self, Context, ErrorCode,
+        stream::{Info, Stream},
+    },
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -106,6 +109,8 @@ struct Inner {
     connections: watch::Sender<u64>,
     /// How many questions in a row JetStream left unanswered.
     silences: AtomicU32,
+    /// How often the server refused something to this login.
+    refusals: Arc<AtomicU64>,
     running: Running,
 }
 
@@ -113,6 +118,8 @@ struct Inner {
 #[derive(Clone, Debug)]
 enum Start {
     Looking,
+    /// The server is there, and who keeps the stream has not made it yet.
+    Waiting,
     Met,
     Refused(Stranger),
 }
@@ -131,12 +138,16 @@ struct Question<'a> {
     answered: bool,
     /// The server said that it cannot answer.
     cut_off: bool,
+    /// How often it had refused something before.
+    refusals: u64,
 }
 
 impl Drop for Question<'_> {
     fn drop(&mut self) {
         let silences = &self.bus.0.silences;
-        if self.answered {
+        // What is not allowed is not answered by any server.
+        let is_refused = self.bus.refusals() != self.refusals;
+        if self.answered || is_refused {
             silences.store(0, Ordering::Relaxed);
         } else if (self.cut_off || self.asked.elapsed() >= SILENCE)
             && silences.fetch_add(1, Ordering::Relaxed) + 1 >= SILENCES
@@ -158,6 +169,17 @@ pub enum StartError {
     /// The stream is another installation's.
     #[error(transparent)]
     Stranger(Stranger),
+}
+
+/// Something is left to do for the service that keeps the stream.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}: the service that keeps the stream, member, sees to that")]
+struct NotYet(String);
+
+impl NotYet {
+    fn error(what: String) -> BusError {
+        BusError(Box::new(Self(what)))
+    }
 }
 
 impl NatsBus {
@@ -185,6 +207,7 @@ impl NatsBus {
             start: watch::Sender::new(Start::Looking),
             connections: watch::Sender::new(0),
             silences: AtomicU32::new(0),
+            refusals: Arc::default(),
             running: Running::new(),
         }));
         bus.keep("bus", |bus| async move { bus.connect().await });
@@ -220,19 +243,30 @@ impl NatsBus {
     /// Waits until the stream was found once.
     ///
     /// # Errors
-    /// When it was not within the configured time; at once when it is another installation's.
+    /// When no server was reached within the configured time; at once when the stream is another installation's.
     pub async fn reached(&self) -> Result<(), StartError> {
         let patience = self.0.config.start_timeout;
         let mut start = self.0.start.subscribe();
-        let is_over = |start: &Start| !matches!(start, Start::Looking);
-        match timeout(patience, start.wait_for(is_over)).await {
-            Ok(Ok(start)) => match &*start {
-                Start::Refused(stranger) => Err(StartError::Stranger(stranger.clone())),
-                Start::Looking | Start::Met => Ok(()),
-            },
-            // The sender lives as long as this.
-            Ok(Err(_)) | Err(_) => Err(StartError::NeverReached(patience)),
+        let is_there = start.wait_for(|start| !matches!(start, Start::Looking));
+        if timeout(patience, is_there).await.is_err() {
+            return Err(StartError::NeverReached(patience));
         }
+        let is_over = |start: &Start| matches!(start, Start::Met | Start::Refused(_));
+        match start.wait_for(is_over).await.as_deref() {
+            Ok(Start::Refused(stranger)) => Err(StartError::Stranger(stranger.clone())),
+            // The sender lives as long as this.
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until the stream turns out to be another installation's, e.g. after it was made anew.
+    pub async fn refused(&self) -> StartError {
+        let mut start = self.0.start.subscribe();
+        let refused = start.wait_for(|start| matches!(start, Start::Refused(_)));
+        if let Ok(Start::Refused(stranger)) = refused.await.as_deref() {
+            return StartError::Stranger(stranger.clone());
+        }
+        std::future::pending().await
     }
 
     /// Waits until the stream was found once, however long that takes.
@@ -273,8 +307,8 @@ impl NatsBus {
                 error = &error as &dyn std::error::Error,
                 "the bus is not there yet (bus.url); events wait in the outbox"
             );
-            if let Some(stranger) = error.0.downcast_ref::<Stranger>() {
-                self.0.start.send_replace(Start::Refused(stranger.clone()));
+            if error.0.is::<NotYet>() {
+                self.0.start.send_replace(Start::Waiting);
             }
             sleep(TRY_AGAIN).await;
         }
@@ -283,6 +317,10 @@ impl NatsBus {
     fn context(&self) -> Result<&Context, BusError> {
         let context = self.0.context.get();
         context.ok_or_else(|| BusError("not connected".into()))
+    }
+
+    fn refusals(&self) -> u64 {
+        self.0.refusals.load(Ordering::Relaxed)
     }
 
     fn known_stream(&self) -> std::sync::MutexGuard<'_, Option<Met>> {
@@ -300,6 +338,7 @@ impl NatsBus {
             asked: Instant::now(),
             answered: false,
             cut_off: false,
+            refusals: self.refusals(),
         };
         let answer = timeout(longest, question)
             .await
@@ -338,15 +377,13 @@ impl NatsBus {
         if let Some(met) = &*self.known_stream() {
             return Ok(met.clone());
         }
-        let (
-            js,
-            Inner {
-                config,
-                names,
-                role,
-                ..
-            },
-        ) = (self.context()?, &*self.0);
+        let Inner {
+            config,
+            names,
+            role,
+            ..
+        } = &*self.0;
+        let js = self.context()?;
         let drift = self.claim().await?;
         let wanted = Partitions(self.0.partitions);
         let found = stream::find_or_make(js, config, names, role, wanted).await?;
@@ -381,15 +418,25 @@ impl NatsBus {
             ..
         } = &*self.0;
         let claim = claim::claim(self.context()?, config, names, role, database.wait().await);
-        if claimed.get().is_none() {
-            let drift = claim.await?;
-            let _ = claimed.set(());
-            return Ok(drift);
+        let seen = if claimed.get().is_none() {
+            claim.await
+        } else {
+            let claim = timeout(CLAIM_TIMEOUT, claim).await;
+            match claim {
+                Ok(Err(error)) if error.0.is::<Stranger>() => Err(error),
+                _ => Ok(None),
+            }
+        };
+        match &seen {
+            Ok(_) => drop(claimed.set(())),
+            Err(error) => {
+                if let Some(stranger) = error.0.downcast_ref::<Stranger>() {
+                    let refused = Start::Refused(stranger.clone());
+                    self.0.start.send_replace(refused);
+                }
+            }
         }
-        match timeout(CLAIM_TIMEOUT, claim).await {
-            Ok(Err(error)) if error.0.is::<Stranger>() => Err(error),
-            _ => Ok(None),
-        }
+        seen
     }
 
     /// Logs what an operator should know of a stream that is met for the first time.
@@ -416,22 +463,26 @@ impl NatsBus {
             tracing::warn!(stream = name, %risk, "acknowledged events may be lost");
         }
         let max_bytes = info.config.max_bytes;
-        if let Some(short) = space::short_of_space(max_bytes, self.0.retention, config) {
+        let short = space::short_of_space(max_bytes, self.0.retention, config);
+        if let Some(short) = short.filter(|_| self.0.role.keeps) {
             tracing::warn!(stream = name, "{short}");
         }
         Ok(())
     }
 
-    /// The server's consumers of everyone who reads the stream.
-    async fn readers(&self) -> Result<Vec<String>, BusError> {
-        let Met { stream, partitions } = self.stream().await?;
+    /// The sequence up to which everyone who reads the stream has dealt with everything, where `info` was the stream's
+    /// before; none while that cannot be said.
+    async fn floor(&self, stream: &Stream, info: &Info) -> Result<Option<u64>, BusError> {
+        let Some(partitions) = stream::divided(&self.0.names, &info.config)? else {
+            return Ok(None);
+        };
         let mut readers = Vec::new();
         for consumer in self.0.role.consumers {
-            for one in reading::partitions(&stream, partitions, consumer).await? {
+            for one in reading::partitions(stream, partitions, consumer).await? {
                 readers.push(names::consumer(consumer, &one.name));
             }
         }
-        Ok(readers)
+        stream::floor(stream, info, &readers).await
     }
 
     /// As one batch, which the server takes as a whole or not at all.
@@ -557,6 +608,10 @@ impl Publisher for NatsBus {
         self.ask(TIMEOUT * 3, publish).await
     }
 
+    fn connection(&self) -> u64 {
+        *self.0.connections.borrow()
+    }
+
     async fn holds(&self, place: Place) -> Result<bool, BusError> {
         let holds = async { stream::holds(&self.stream().await?.stream, place).await };
         let holds = self.ask(TIMEOUT, holds).await?;
@@ -572,8 +627,20 @@ impl Publisher for NatsBus {
         }
         let purge = async {
             self.meet().await;
-            let readers = self.readers().await?;
-            stream::purge(self.context()?, &self.0.names, &readers, before, now).await
+            let (js, stream) = (self.context()?, self.stream().await?.stream);
+            if !stream::agrees(js, self.0.names.stream(), now).await? {
+                tracing::error!(
+                    %now,
+                    "the clocks of NATS and of this service's database differ by more than an hour: no event is \
+                     deleted from the stream by its age until they are set"
+                );
+                return Ok(());
+            }
+            let info = stream.get_info().await?;
+            match self.floor(&stream, &info).await? {
+                Some(floor) => stream::purge(&stream, &info.state, floor, before).await,
+                None => Ok(()),
+            }
         };
         timeout(TIMEOUT * 3, purge)
             .await

@@ -7,13 +7,14 @@
 use couponmesh_runtime::id::EventId;
 use sea_orm::{
     ActiveValue::Set,
-    Condition, ConnectionTrait, DbErr, QueryOrder,
+    Condition, ConnectionTrait, DbErr, QueryOrder, QueryTrait as _,
     entity::prelude::*,
     sea_query::{ExprTrait as _, OnConflict},
 };
 
 use crate::{
     bus::{Partition, Place},
+    mark::Mark,
     rows,
     store::{Store, Transaction},
 };
@@ -33,6 +34,10 @@ pub struct Model {
     pub attempts: i32,
     /// The types of events that were dealt with up to there, divided by blanks.
     pub types: String,
+    /// Where it was some minutes before, and the event there.
+    pub older_sequence: Option<i64>,
+    /// That event.
+    pub older_event_id: Option<EventId>,
     /// How often the partition was opened: only who did so last moves the position.
     pub epoch: i64,
 }
@@ -49,6 +54,20 @@ impl Model {
         self.event_id.map(|event_id| Place {
             sequence: self.sequence,
             event_id,
+        })
+    }
+}
+
+impl Model {
+    /// Where it was some minutes before; none when it was moved back before that.
+    pub(crate) fn older(&self) -> Option<Mark> {
+        let sequence = self
+            .older_sequence
+            .filter(|older| *older <= self.sequence)?;
+        let event_id = self.older_event_id?;
+        Some(Mark {
+            position: sequence,
+            place: Place { sequence, event_id },
         })
     }
 }
@@ -99,6 +118,8 @@ async fn insert(
         event_id: Set(None),
         attempts: Set(0),
         types: Set(types.join(" ")),
+        older_sequence: Set(None),
+        older_event_id: Set(None),
         epoch: Set(0),
     };
     rows::insert::<Entity, _, _>(&**tx, vec![row], Some(unless_there)).await
@@ -161,7 +182,7 @@ pub(crate) async fn open(
                 partition = opened.partition,
                 "this release reads more types of events than the one before: the partition is read from its beginning"
             );
-            opened = begin_anew(&tx, opened).await?;
+            opened = go_back(&tx, opened, None).await?;
         }
         Entity::update_many()
             .col_expr(Column::Types, Expr::value(wanted))
@@ -232,11 +253,34 @@ pub(crate) async fn uncount_attempt(db: &impl ConnectionTrait, step: &Step) -> R
     Ok(())
 }
 
-/// Goes back before the first event, unless somebody else has moved the position. Returns where it is then.
-pub(crate) async fn begin_anew(tx: &Transaction, from: Model) -> Result<Model, DbErr> {
+/// Remembers where a position was some minutes before, for whoever has opened its partition with that epoch.
+pub(crate) async fn remember_older(
+    store: &Store,
+    partition: &str,
+    epoch: i64,
+    older: Place,
+) -> Result<(), DbErr> {
+    let remember = Entity::update_many()
+        .col_expr(Column::OlderSequence, Expr::value(older.sequence))
+        .col_expr(Column::OlderEventId, Expr::value(older.event_id))
+        .filter(Column::Partition.eq(partition))
+        .filter(Column::Epoch.eq(epoch))
+        .into_query();
+    store.execute("positions.older", &remember).await?;
+    Ok(())
+}
+
+/// Goes back to `kept`, or before the first event, unless somebody else has moved the position. Returns where it is then.
+pub(crate) async fn go_back(
+    tx: &Transaction,
+    from: Model,
+    kept: Option<Mark>,
+) -> Result<Model, DbErr> {
+    let sequence = kept.map_or(0, |mark| mark.position);
+    let event_id = kept.map(|mark| mark.place.event_id);
     Entity::update_many()
-        .col_expr(Column::Sequence, Expr::value(0_i64))
-        .col_expr(Column::EventId, Expr::value(None::<EventId>))
+        .col_expr(Column::Sequence, Expr::value(sequence))
+        .col_expr(Column::EventId, Expr::value(event_id))
         .col_expr(Column::Attempts, Expr::value(0))
         .filter(Column::Partition.eq(&from.partition))
         .filter(Column::Sequence.eq(from.sequence))
@@ -244,8 +288,8 @@ pub(crate) async fn begin_anew(tx: &Transaction, from: Model) -> Result<Model, D
         .exec(&**tx)
         .await?;
     Ok(Model {
-        sequence: 0,
-        event_id: None,
+        sequence,
+        event_id,
         attempts: 0,
         ..from
     })

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     bus::{Bus, BusError, Delivery, Partition, Place, Reading},
+    mark::{self, Aging, Mark},
     store::Store,
 };
 
@@ -76,6 +77,8 @@ struct Position {
     /// Over what there is nothing for this consumer, and since when that is not stored.
     passed: Option<(Step, Instant)>,
     careful: bool,
+    /// Where it was some time ago.
+    aging: Aging,
 }
 
 /// What comes of the partitions of this replica.
@@ -143,8 +146,9 @@ impl Reader {
                     "{waits_for}"
                 );
                 self.partitions = None;
-                // Others have no better way to the same database.
-                if matches!(error, ReaderError::Bus(_)) {
+                // Others have no better way to the same database. One partition that cannot be opened is no reason to let
+                // go of those that are read.
+                if matches!(error, ReaderError::Bus(_)) && readings.is_empty() {
                     self.failing_since.get_or_insert_with(Instant::now);
                 }
                 backoff.next_pause()
@@ -185,6 +189,7 @@ impl Reader {
                 readings.remove(stored.partition.as_str());
             }
         }
+        self.remember_older().await?;
         if self.has_lost_newest().await? {
             // Each is opened anew, and then seen to have lost something or not.
             readings.clear();
@@ -206,6 +211,20 @@ impl Reader {
         outcome
     }
 
+    /// Stores where the positions were some minutes before, now and then.
+    async fn remember_older(&mut self) -> Result<(), DbErr> {
+        for (name, position) in &mut self.positions {
+            let newest = position.place.map(|place| Mark {
+                position: place.sequence,
+                place,
+            });
+            if let Some(older) = newest.and_then(|newest| position.aging.at(newest)) {
+                positions::remember_older(&self.store, name, position.epoch, older.place).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Begins to read one partition where its position is.
     async fn open(
         &self,
@@ -215,14 +234,18 @@ impl Reader {
         if let Some(place) = found.place()
             && self.has_lost(&partition.name, place).await?
         {
+            let holds = |place| self.bus.holds(&partition.name, place);
+            let kept = mark::kept(found.older(), holds).await?;
             tracing::error!(
                 service = self.store.service(),
                 partition = found.partition,
                 sequence = found.sequence,
-                "the bus has lost events that were handled here; what it has is read from the beginning"
+                after = kept.map(|mark| mark.position),
+                "the bus has lost events that were handled here; what it has after that position is read again, or all \
+                 of it"
             );
             let tx = self.store.begin("positions").await?;
-            found = positions::begin_anew(&tx, found).await?;
+            found = positions::go_back(&tx, found, kept).await?;
             tx.commit().await?;
         }
         let consumer = self.store.service();
@@ -236,6 +259,7 @@ impl Reader {
             place: found.place(),
             passed: None,
             careful: true,
+            aging: Aging::default(),
         };
         Ok((partition.name, position, reading))
     }

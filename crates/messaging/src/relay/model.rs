@@ -87,6 +87,9 @@ impl World {
             position: 0,
             bus_sequence: None,
             bus_event_id: None,
+            older_position: None,
+            older_sequence: None,
+            older_event_id: None,
             rewinds: 0,
         };
         let relay = Relay {
@@ -193,7 +196,7 @@ impl World {
                 if sabotage == Sabotage::Order {
                     let mut early = look.clone();
                     early.take_events("");
-                    progress.published(early, None);
+                    progress.published(early, None, 0);
                     self.store(&mut progress);
                 }
                 Step::Publish(look)
@@ -201,7 +204,7 @@ impl World {
             Step::Publish(mut look) => {
                 self.bus.extend(look.positions());
                 look.take_events("");
-                progress.published(look, None);
+                progress.published(look, None, 0);
                 if sabotage == Sabotage::Gaps {
                     progress.forget_gaps();
                 }

@@ -12,6 +12,7 @@ use crate::{
     checkpoint,
     event::Event,
     gaps::{Gaps, Writers},
+    mark::{Aging, Mark},
     outbox,
     store::Store,
 };
@@ -20,6 +21,9 @@ use crate::{
 const STORE_DELAY: Duration = Duration::from_millis(250);
 /// How often the bus is asked whether it still has what it took.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// The same before something is published after so long in which nothing was: a server may have been away meanwhile
+/// unnoticed, come back with less, and been filled up by others.
+const IDLE: Duration = Duration::from_secs(1);
 /// How long a bus has to go on without something before it counts as lost.
 const CONFIRM: Duration = Duration::from_secs(2);
 /// Gaps that are remembered. Behind so many nothing is read until some are filled or given up.
@@ -29,6 +33,8 @@ const MAX_GAPS: usize = 10_000;
 #[derive(Clone, Debug)]
 pub(super) struct Progress {
     stored: checkpoint::Model,
+    /// Where the checkpoint was when it was stored some time ago.
+    aging: Aging,
     /// When the checkpoint is to be stored again; none while it is as it should be.
     store_at: Option<Instant>,
     newest: i64,
@@ -39,6 +45,10 @@ pub(super) struct Progress {
     /// others at the latest place by the next one.
     checked: Option<Place>,
     check_at: Instant,
+    /// The connection over which that was seen.
+    connection: u64,
+    /// When something was published last.
+    published_at: Instant,
     /// Since when the bus does not have what it took; none while it has.
     missed_since: Option<Instant>,
     /// When it was last seen that nobody else has moved the checkpoint.
@@ -118,7 +128,7 @@ impl Progress {
                 "the relay's checkpoint is ahead of the outbox, as after a restore of some tables without the others: \
                  everything in the outbox is published again"
             );
-            checkpoint::begin_anew(store, &stored).await?;
+            checkpoint::go_back(store, &stored, None).await?;
             stored = checkpoint::load(store.read()).await?;
         }
         Ok(Self::at(stored))
@@ -131,8 +141,11 @@ impl Progress {
             latest: stored.place(),
             checked: stored.place(),
             check_at: Instant::now(),
+            connection: 0,
+            published_at: Instant::now(),
             missed_since: None,
             seen_at: Instant::now(),
+            aging: Aging::default(),
             stored,
             store_at: None,
             gaps: Gaps::default(),
@@ -144,17 +157,28 @@ impl Progress {
         self.stored.rewinds
     }
 
-    /// Whether the bus has lost events; asked now and then, and before anything is published after a failure. A bus
-    /// of several servers may answer before it knows everything again, so it is asked a second time.
+    /// Whether the bus has lost events; asked now and then, over each new connection, and before anything is published
+    /// after a failure or a pause. A bus of several servers may answer before it knows everything again, so it is asked
+    /// a second time.
     ///
     /// # Errors
     /// When the bus is away, or has to be asked again.
-    pub(super) async fn has_bus_lost(&mut self, bus: &dyn Publisher) -> Result<bool, BusError> {
-        if self.missed_since.is_none() && Instant::now() < self.check_at {
+    pub(super) async fn has_bus_lost(
+        &mut self,
+        bus: &dyn Publisher,
+        publishes: bool,
+    ) -> Result<bool, BusError> {
+        let connection = bus.connection();
+        let is_due = self.missed_since.is_some()
+            || Instant::now() >= self.check_at
+            || connection != self.connection
+            || (publishes && self.published_at.elapsed() >= IDLE);
+        if !is_due {
             return Ok(false);
         }
         if self.bus_has_all(bus).await? {
             self.missed_since = None;
+            self.connection = connection;
             self.checked = self.latest;
             self.check_at = Instant::now() + CHECK_INTERVAL;
             return Ok(false);
@@ -217,11 +241,16 @@ impl Progress {
         Ok(Late::new(ranges, writers, rows, all))
     }
 
-    /// Everything that `look` found is on the bus, the last of it at `place`.
-    pub(super) fn published(&mut self, look: Look, place: Option<Place>) {
+    /// Everything that `look` found is on the bus, the furthest of it at `place`, over that connection.
+    pub(super) fn published(&mut self, look: Look, place: Option<Place>, connection: u64) {
         // A place that is not further than the last may be of what was published before, or of another bus.
         let is_further = place.map(|at| at.sequence) > self.latest.map(|at| at.sequence);
         if is_further {
+            if connection != self.connection {
+                // What was published over the one before is what has to be looked for.
+                self.checked = self.latest;
+            }
+            self.published_at = Instant::now();
             self.latest = place;
             // The first one: nothing older can be looked for.
             self.checked = self.checked.or(place);
@@ -262,6 +291,11 @@ impl Progress {
             return Ok(true);
         }
         let (from, to) = self.to_store();
+        let newest = to.place().map(|place| Mark {
+            position: to.position,
+            place,
+        });
+        let to = to.with_older(newest.and_then(|newest| self.aging.at(newest)));
         if !checkpoint::advance(store, &from, &to).await? {
             return Ok(false);
         }

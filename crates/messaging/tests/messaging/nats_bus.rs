@@ -42,7 +42,7 @@ async fn mesh() -> Option<(Home, Mesh)> {
     Some((home, mesh))
 }
 
-fn nats(home: &mut Home) -> &mut Nats {
+pub(crate) fn nats(home: &mut Home) -> &mut Nats {
     match home {
         Home::Servers { nats, .. } => nats,
         Home::Files(_) => panic!("files have no server"),

@@ -20,7 +20,7 @@ use crate::{
     support::{TICKED, TICKS, config, eventually, nats_config, nats_config_at, role},
 };
 
-const SOON: Duration = Duration::from_millis(1_500);
+const SOON: Duration = Duration::from_millis(500);
 const CONSUMERS: &[&str] = &["member", "coupon"];
 /// An event of the service coupon.
 const CUT: &str = "couponmesh.coupon.v1.Cut";
@@ -164,7 +164,9 @@ async fn a_login_with_the_least_permissions_is_enough() {
     if !on_servers() {
         return;
     }
-    let nats = guarded(1);
+    let mut nats = guarded(1);
+    let log = Log::default();
+    let _listening = log.listen();
     let of = |service| nats_config_at(nats.url_of(service));
     let (member, coupon) = (
         start(&of("member"), "member", 1),
@@ -185,6 +187,7 @@ async fn a_login_with_the_least_permissions_is_enough() {
         );
         coupon.publish(events(CUT, count), 0).await.unwrap();
     }
+    let mut readings = Vec::new();
     for (bus, service, types) in [(&coupon, "coupon", TICKS), (&member, "member", &[CUT] as _)] {
         assert_eq!(bus.partitions(service, types).await.unwrap().len(), 1);
         let mut reading = bus.read(service, "0", types, 0).await.unwrap();
@@ -192,6 +195,20 @@ async fn a_login_with_the_least_permissions_is_enough() {
             let delivery = reading.next().await.unwrap().unwrap();
             bus.passed(delivery.receipt.into_iter().collect()).await;
         }
+        readings.push(reading);
+    }
+    // Also what the client asks for when it comes back.
+    nats.kill();
+    nats.restart();
+    for (reading, (bus, service, types)) in readings.iter_mut().zip([
+        (&coupon, "coupon", TICKS),
+        (&member, "member", &[CUT] as &[&str]),
+    ]) {
+        while let Some(Ok(_)) = reading.next().await {}
+        eventually("it is read again", async || {
+            bus.read(service, "0", types, 86).await.is_ok()
+        })
+        .await;
     }
     eventually("all is deleted", async || {
         let now = couponmesh_runtime::Clock::system().now();
@@ -199,6 +216,7 @@ async fn a_login_with_the_least_permissions_is_enough() {
         nats.events().messages().await.is_empty()
     })
     .await;
+    assert_eq!(log.lines_with("refuses something to this login"), 0);
     member.close().await;
     coupon.close().await;
 }
@@ -229,8 +247,11 @@ async fn a_login_speaks_for_its_service_alone_and_what_it_may_not_is_named() {
     // Nor does it read for another, claim for another, or touch the stream.
     assert!(coupon.read("member", "0", TICKS, 0).await.is_err());
     let client = async_nats::ConnectOptions::new()
-        .user_and_password("coupon".to_owned(), "the-password-of-coupon".to_owned())
-        .custom_inbox_prefix("_INBOX.coupon")
+        .user_and_password(
+            "couponmesh-coupon".to_owned(),
+            "the-password-of-couponmesh-coupon".to_owned(),
+        )
+        .custom_inbox_prefix("_INBOX.couponmesh.coupon")
         .request_timeout(Some(SOON))
         .connect(nats.url_of("coupon"))
         .await
@@ -245,8 +266,39 @@ async fn a_login_speaks_for_its_service_alone_and_what_it_may_not_is_named() {
         let answer = client.request(subject, "{}".into()).await;
         assert!(answer.is_err(), "{subject}: {answer:?}");
     }
+    // Nor can it have its own event delivered where it may not publish.
+    let mut small = events(CUT, 1);
+    small[0].payload.clear();
+    coupon.publish(small, 0).await.unwrap();
+    for target in [
+        "$KV.couponmesh.member",
+        "$JS.API.STREAM.PURGE.COUPONMESH",
+        "couponmesh.0.couponmesh.member.v1.Ticked",
+    ] {
+        for headers_only in [false, true] {
+            let delete = "$JS.API.CONSUMER.DELETE.COUPONMESH.coupon-0";
+            client.request(delete, "".into()).await.unwrap();
+            let body = format!(
+                r#"{{"stream_name":"COUPONMESH","config":{{"durable_name":"coupon-0","deliver_subject":"{target}",
+                "headers_only":{headers_only},"deliver_policy":"all","ack_policy":"none","replay_policy":"instant"}}}}"#
+            );
+            let make = "$JS.API.CONSUMER.CREATE.COUPONMESH.coupon-0";
+            client.request(make, body.into()).await.unwrap();
+            tokio::time::sleep(SOON).await;
+        }
+    }
+    let kept = nats.events().messages().await;
+    assert_eq!(kept.len(), 1);
+    assert_eq!(kept[0].header("ce-type"), Some(CUT));
+    let js = jetstream::new(nats.events().client().await);
+    let claims = js.get_key_value("couponmesh").await.unwrap();
+    let claim = claims.get("member").await.unwrap().unwrap();
+    assert_eq!(claim, Uuid::from_u128(1).to_string());
     // Nor does it hear what others are told.
-    let mut heard = client.subscribe("_INBOX.member.>").await.unwrap();
+    let mut heard = client
+        .subscribe("_INBOX.couponmesh.member.>")
+        .await
+        .unwrap();
     member.publish(events(TICKED, 1), 0).await.unwrap();
     assert!(matches!(
         timeout(SOON, heard.next()).await,

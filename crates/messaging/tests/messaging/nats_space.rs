@@ -80,9 +80,9 @@ async fn a_stream_too_small_for_what_is_expected_is_warned_of() {
         return;
     }
     let nats = Nats::start();
-    let told = "the stream of 67108864 bytes holds the events of";
-    // 64 MiB for seven days: 2,820 members a day.
-    for (registrations_per_day, warned) in [(2_800, 0), (2_900, 1)] {
+    let told = "the stream of 67108864 bytes is 80 % full after 167 hours";
+    // 80 % of 64 MiB for seven days: 2,191 members a day.
+    for (registrations_per_day, warned) in [(2_190, 0), (2_195, 1)] {
         let config = NatsConfig {
             registrations_per_day,
             ..nats_config(&nats)

@@ -185,6 +185,10 @@ impl Publisher for CutOff {
         std::future::pending().await
     }
 
+    fn connection(&self) -> u64 {
+        0
+    }
+
     async fn holds(&self, _: Place) -> Result<bool, BusError> {
         std::future::pending().await
     }

@@ -1,19 +1,19 @@
 //! Whose the stream is: each service of an installation says in a bucket which database is its own.
 //!
 //! Who finds another database there is of another installation, which uses the same account of the same server, and
-//! keeps off: two that share a stream take events from each other. A claim is made once, by whoever comes first. The
-//! server takes no second one, and with logins of their own services cannot claim for each other.
+//! keeps off: two that share a stream take events from each other. Who comes first claims, and with logins of their
+//! own services do not claim for each other.
 
 use async_nats::jetstream::{
     Context,
-    context::{CreateKeyValueError, KeyValueError, KeyValueErrorKind},
+    context::{CreateStreamError, KeyValueError, KeyValueErrorKind},
     kv::{self, CreateErrorKind},
-    stream::StorageType,
+    stream::{Config, DiscardPolicy, StorageType},
 };
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::{NatsConfig, Role, names::Names, stream::is_missing};
+use super::{NatsConfig, NotYet, Role, names::Names, stream::is_missing};
 use crate::bus::BusError;
 
 /// The bus is another installation's.
@@ -21,7 +21,7 @@ use crate::bus::BusError;
 #[error(
     "bus.prefix: stream {stream} belongs to another installation: its service {service} has database {theirs}, and this \
      one has {ours}. Set bus.prefix to a name that is this installation's alone, in all of its services. If this database \
-     takes the place of the other, `nats kv del {bucket} {service}` gives the stream to it"
+     takes the place of the other, stop whoever uses that one, and `nats kv del {bucket} {service}` gives the stream to it"
 )]
 pub struct Stranger {
     service: &'static str,
@@ -40,11 +40,7 @@ pub(super) async fn claim(
     role: &Role,
     ours: &Uuid,
 ) -> Result<Option<String>, BusError> {
-    let bucket = match js.get_key_value(names.claims()).await {
-        Ok(bucket) => bucket,
-        Err(error) if role.keeps && is_no_bucket(&error) => make(js, config, names).await?,
-        Err(error) => return Err(missing(names, &error)),
-    };
+    let bucket = find_or_make(js, config, names, role).await?;
     let theirs = match bucket.get(role.service).await? {
         Some(theirs) => theirs,
         None => {
@@ -72,6 +68,48 @@ pub(super) async fn claim(
     })))
 }
 
+async fn find_or_make(
+    js: &Context,
+    config: &NatsConfig,
+    names: &Names,
+    role: &Role,
+) -> Result<kv::Store, BusError> {
+    let name = names.claims();
+    let error = match js.get_key_value(name).await {
+        Ok(bucket) => return Ok(bucket),
+        Err(error) if is_no_bucket(&error) => error,
+        Err(error) => return Err(error.into()),
+    };
+    if !role.keeps {
+        tracing::debug!(error = &error as &dyn std::error::Error, "no claims yet");
+        return Err(NotYet::error(format!("bucket {name} is not there yet")));
+    }
+    // Who finds it made meanwhile uses that one.
+    make(js, config, names).await?;
+    Ok(js.get_key_value(name).await?)
+}
+
+/// Makes the bucket, as a bucket is made but without roll-ups: with those, one service could delete all claims.
+async fn make(js: &Context, config: &NatsConfig, names: &Names) -> Result<(), CreateStreamError> {
+    let name = names.claims();
+    let config = Config {
+        name: format!("KV_{name}"),
+        description: Some(
+            "Which databases are those of this installation of couponmesh.".to_owned(),
+        ),
+        subjects: vec![format!("$KV.{name}.>")],
+        max_messages_per_subject: 1,
+        max_message_size: 1_024,
+        discard: DiscardPolicy::New,
+        storage: StorageType::File,
+        num_replicas: config.replicas,
+        allow_direct: true,
+        deny_delete: true,
+        ..Config::default()
+    };
+    js.create_stream(config).await.map(drop)
+}
+
 fn drift(bucket: &kv::Store, config: &NatsConfig) -> Option<String> {
     let (is, wanted) = (
         bucket.stream.cached_info().config.num_replicas,
@@ -86,36 +124,7 @@ fn drift(bucket: &kv::Store, config: &NatsConfig) -> Option<String> {
     })
 }
 
-/// Makes the bucket. Who finds it made meanwhile uses that one.
-async fn make(
-    js: &Context,
-    config: &NatsConfig,
-    names: &Names,
-) -> Result<kv::Store, CreateKeyValueError> {
-    js.create_key_value(kv::Config {
-        bucket: names.claims().to_owned(),
-        description: "Which databases are those of this installation of couponmesh.".to_owned(),
-        history: 1,
-        storage: StorageType::File,
-        num_replicas: config.replicas,
-        ..kv::Config::default()
-    })
-    .await
-}
-
 fn is_no_bucket(error: &KeyValueError) -> bool {
-    let mut cause = std::error::Error::source(error);
-    let get_stream = cause.take().and_then(|cause| cause.downcast_ref());
-    error.kind() == KeyValueErrorKind::GetBucket && get_stream.is_some_and(is_missing)
-}
-
-fn missing(names: &Names, error: &KeyValueError) -> BusError {
-    if !is_no_bucket(error) {
-        return BusError(error.to_string().into());
-    }
-    let bucket = names.claims();
-    BusError(
-        format!("bucket {bucket} is not there yet: the service that keeps the stream makes it")
-            .into(),
-    )
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref());
+    error.kind() == KeyValueErrorKind::GetBucket && cause.is_some_and(is_missing)
 }

@@ -1,7 +1,7 @@
 //! The connection. The client itself comes back after every loss; it logs in anew each time, with what the file of
 //! credentials holds then.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use async_nats::{
     Auth, AuthError, ConnectOptions, Event, ServerError,
@@ -9,7 +9,7 @@ use async_nats::{
 };
 use tokio::fs::read_to_string;
 
-use super::{NatsBus, NatsConfig, TIMEOUT, names};
+use super::{NatsBus, NatsConfig, TIMEOUT};
 use crate::bus::BusError;
 
 /// How often a connection is tried. One that misses two answers is made anew, to another server if there is one.
@@ -21,19 +21,34 @@ pub(super) async fn connect(bus: &NatsBus) -> Result<Context, BusError> {
     let addresses = config
         .addresses()
         .ok_or_else(|| BusError("bus.url is no address".into()))?;
-    let (connections, logging_in) = (bus.0.connections.clone(), config.clone());
+    let (connections, refusals) = (bus.0.connections.clone(), bus.0.refusals.clone());
+    let logging_in = config.clone();
     let mut options = ConnectOptions::with_auth_callback(move |nonce| {
         let config = logging_in.clone();
-        async move { credentials(&config, &nonce).await }
+        async move {
+            let read = credentials(&config, &nonce).await;
+            if let Err(error) = &read {
+                // The client does not say why it comes back in vain.
+                tracing::warn!(
+                    error = error as &dyn std::error::Error,
+                    "no login to the bus"
+                );
+            }
+            read
+        }
     })
     .name(&bus.0.replica)
-    .custom_inbox_prefix(names::inbox(bus.0.role.service))
+    .custom_inbox_prefix(bus.0.names.inbox(bus.0.role.service))
     .connection_timeout(TIMEOUT)
     .request_timeout(Some(TIMEOUT))
     .ping_interval(PING_INTERVAL)
     .event_callback(move |event| {
-        if matches!(event, Event::Connected) {
-            connections.send_modify(|made| *made += 1);
+        match &event {
+            Event::Connected => connections.send_modify(|made| *made += 1),
+            Event::ServerError(error) if is_refusal(error) => {
+                refusals.fetch_add(1, Ordering::Relaxed);
+            }
+            _ => {}
         }
         async move { report(&event) }
     });
@@ -55,13 +70,21 @@ fn report(event: &Event) {
             tracing::warn!(%event, "the bus is not there; events wait in the outbox");
         }
         // It names the subject. What was asked there is never answered.
-        Event::ServerError(ServerError::Other(refused)) => tracing::error!(
+        Event::ServerError(refused) if is_refusal(refused) => tracing::error!(
             %refused,
             "the NATS server refuses something to this login; `couponmesh bus logins` prints what each service needs"
         ),
+        // E.g. that the time of a login is over.
+        Event::ServerError(told) => tracing::warn!(%told, "the NATS server complains"),
         // At every attempt to come back, and of what is told elsewhere.
         other => tracing::debug!(event = %other, "bus connection"),
     }
+}
+
+/// Whether the login is not allowed what was tried.
+fn is_refusal(error: &ServerError) -> bool {
+    let refusal = "permissions violation";
+    matches!(error, ServerError::Other(told) if told.to_ascii_lowercase().contains(refusal))
 }
 
 /// What proves to a server that sent `nonce` who we are.

@@ -1,9 +1,9 @@
-//! What each service has to be allowed on the server, and nothing beyond.
+//! What each service has to be allowed on the server.
 
-use super::reading::UNDIVIDED;
 use super::{
     Role,
     names::{self, Names},
+    reading::UNDIVIDED,
 };
 
 /// The subjects that one login may use.
@@ -30,19 +30,17 @@ pub fn permissions(prefix: &str, partitions: u16, role: &Role) -> Permissions {
         // The stream, and whether what was seen in it is still there.
         format!("$JS.API.STREAM.INFO.{stream}"),
         format!("$JS.API.STREAM.MSG.GET.{stream}"),
+        // The consumer of a release up to 0.3.
+        format!("$JS.API.CONSUMER.INFO.{stream}.{service}"),
     ];
     if role.keeps {
         publish.extend([
-            "$JS.API.INFO".to_owned(),
             format!("$JS.API.STREAM.CREATE.KV_{bucket}"),
             format!("$JS.API.STREAM.CREATE.{stream}"),
             format!("$JS.API.STREAM.UPDATE.{stream}"),
             format!("$JS.API.STREAM.PURGE.{stream}"),
             format!("$JS.API.CONSUMER.INFO.{stream}.*"),
         ]);
-    } else {
-        // That of a release up to 0.3.
-        publish.push(format!("$JS.API.CONSUMER.INFO.{stream}.{service}"));
     }
     let numbers = (0..partitions).map(|number| number.to_string());
     for partition in numbers.chain([UNDIVIDED.to_owned()]) {
@@ -50,38 +48,47 @@ pub fn permissions(prefix: &str, partitions: u16, role: &Role) -> Permissions {
         publish.extend([
             format!("$JS.API.CONSUMER.CREATE.{stream}.{consumer}"),
             format!("$JS.API.CONSUMER.DELETE.{stream}.{consumer}"),
+            // The client asks for it after each loss of the connection.
+            format!("$JS.API.CONSUMER.INFO.{stream}.{consumer}"),
             format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"),
             format!("$JS.ACK.{stream}.{consumer}.>"),
         ]);
     }
     Permissions {
         publish,
-        subscribe: vec![format!("{}.>", names::inbox(service))],
+        subscribe: vec![format!("{}.>", names.inbox(service))],
     }
 }
 
 /// Logins of `roles`, and one that may do everything for who operates the server, as nats-server's configuration takes
-/// them. Each password comes from a variable of the server's environment, e.g. `$MEMBER_PASSWORD`.
+/// them: `users` of an account, or of `authorization`. Each password comes from a variable of the server's environment.
 #[must_use]
 pub fn logins(prefix: &str, partitions: u16, roles: &[Role]) -> String {
-    let list = |subjects: &[String]| {
-        let lines: Vec<String> = subjects
-            .iter()
-            .map(|subject| format!("            \"{subject}\"\n"))
-            .collect();
-        lines.concat()
+    let password = |user: &str| {
+        let variable = user.replace('-', "_").to_ascii_uppercase();
+        format!("user: {user}, password: ${variable}_PASSWORD")
     };
-    let mut text = "authorization {\n  users = [\n    # Whoever looks after the server.\n    { user: operator, password: $OPERATOR_PASSWORD }\n".to_owned();
+    let list = |subjects: &[String]| {
+        let line = |subject: &String| format!("          \"{subject}\"\n");
+        let lines: Vec<String> = subjects.iter().map(line).collect();
+        format!(
+            "{{\n        allow: [\n{}        ]\n      }}",
+            lines.concat()
+        )
+    };
+    let mut text = format!(
+        "users = [\n  # Whoever looks after the server.\n  {{ {} }}\n",
+        password(&format!("{prefix}-operator"))
+    );
     for role in roles {
         let Permissions { publish, subscribe } = permissions(prefix, partitions, role);
-        let service = role.service;
-        text.push_str(&format!(
-            "    {{\n      user: {service}, password: ${}_PASSWORD\n      permissions {{\n        publish {{\n          allow: [\n{}          ]\n        }}\n        subscribe {{\n          allow: [\n{}          ]\n        }}\n      }}\n    }}\n",
-            service.to_ascii_uppercase(),
+        text += &format!(
+            "  {{\n    {}\n    permissions {{\n      publish {}\n      subscribe {}\n    }}\n  }}\n",
+            password(&format!("{prefix}-{}", role.service)),
             list(&publish),
             list(&subscribe),
-        ));
+        );
     }
-    text.push_str("  ]\n}\n");
+    text += "]\n";
     text
 }

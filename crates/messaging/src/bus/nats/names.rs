@@ -30,6 +30,11 @@ impl Names {
         format!("{}.{partition}.{event_type}", self.prefix)
     }
 
+    /// What the subjects of answers to a service begin with: nobody else may listen to them.
+    pub(super) fn inbox(&self, service: &str) -> String {
+        format!("_INBOX.{}.{service}", self.prefix)
+    }
+
     /// The bucket in which the services say which databases are theirs.
     pub(super) fn claims(&self) -> &str {
         &self.prefix
@@ -39,9 +44,4 @@ impl Names {
 /// The server's consumer by which a service reads a partition.
 pub(super) fn consumer(service: &str, partition: &str) -> String {
     format!("{service}-{partition}")
-}
-
-/// What the subjects of answers to a service begin with: nobody else may listen to them.
-pub(super) fn inbox(service: &str) -> String {
-    format!("_INBOX.{service}")
 }

@@ -1,55 +1,82 @@
 //! Room in the stream: what everybody is past goes before the stream is full, oldest first, however young it is.
 //!
-//! The outboxes still have it: there it stays for its time, and is published again where it is missed.
+//! The outboxes still have it, for `messaging.retention`: `outbox republish` brings it back.
 
 use std::time::Duration;
 
-use async_nats::jetstream::stream::Stream;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
-use super::{NatsBus, NatsConfig, stream};
+use super::{NatsBus, NatsConfig};
 use crate::bus::BusError;
 
-/// How often the stream is looked at.
+/// How often the stream is looked at, and how often while nothing of it may go.
 const LOOK: Duration = Duration::from_secs(2);
-/// From so many hundredths of its size on it is cut, down to so many.
+const LOOK_HELD_UP: Duration = Duration::from_secs(10);
+/// After so many looks in vain it is told; a consumer that is being made anew is not there for a moment.
+const PATIENCE: u32 = 3;
+/// How often the same is told.
+const TELL_AGAIN: Duration = Duration::from_secs(600);
+/// How often it is seen that the claims are there: the services that come later need them.
+const CLAIM_AGAIN: Duration = Duration::from_secs(60);
+/// From so many hundredths of its size on it is cut, down to so many, and by so many at the least.
 const FULL: u64 = 80;
 const CUT: u64 = 50;
-/// What the events of one member take in the stream, from registering to the last that is told of it. Measured:
-/// docs/operations.md.
-const BYTES_OF_A_REGISTRATION: u64 = 3_400;
+const LEAST: u64 = 5;
+/// What the events of one member take in the stream, from registering to the last that is told of it, rounded up. See
+/// "How large the stream must be" in docs/operations.md.
+const BYTES_OF_A_REGISTRATION: u64 = 3_500;
 const DAY: u64 = 86_400;
 
-/// Keeps room in the stream.
+/// Keeps room in the stream, and the claims in their bucket.
 pub(super) async fn keep(bus: NatsBus) {
-    let mut held_up = false;
+    let mut held_up = 0;
+    let (mut told_at, mut claimed_at) = (None::<Instant>, Instant::now());
     bus.meet().await;
     loop {
+        let told = told_at.is_some_and(|told| told.elapsed() < TELL_AGAIN);
         match make_room(&bus).await {
-            Ok(room) => {
-                if room == Room::None && !held_up {
+            Ok(Room::Enough) => held_up = 0,
+            Ok(Room::HeldUp) => {
+                held_up += 1;
+                if held_up >= PATIENCE && !told {
+                    told_at = Some(Instant::now());
                     tracing::warn!(
                         stream = bus.0.names.stream(),
                         "the stream is nearly full of events that some service has not read: see which one is behind or \
                          away; when the stream is full, events wait in the outboxes"
                     );
                 }
-                held_up = room == Room::None;
             }
-            Err(error) => tracing::debug!(
+            Err(error) if told => tracing::debug!(
                 error = &error as &dyn std::error::Error,
-                "the stream could not be looked at"
+                "no room can be made"
             ),
+            Err(error) => {
+                told_at = Some(Instant::now());
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "no room can be made in the stream; it is tried again"
+                );
+            }
         }
-        sleep(LOOK).await;
+        if claimed_at.elapsed() >= CLAIM_AGAIN {
+            claimed_at = Instant::now();
+            // What is wrong with it is told by whoever uses the stream.
+            let _ = bus.claim().await;
+        }
+        sleep(if held_up >= PATIENCE {
+            LOOK_HELD_UP
+        } else {
+            LOOK
+        })
+        .await;
     }
 }
 
-#[derive(PartialEq)]
 enum Room {
     Enough,
-    /// Nothing that may go.
-    None,
+    /// Nothing, or hardly anything, of what is there may go.
+    HeldUp,
 }
 
 async fn make_room(bus: &NatsBus) -> Result<Room, BusError> {
@@ -62,28 +89,23 @@ async fn make_room(bus: &NatsBus) -> Result<Room, BusError> {
     if percent < FULL {
         return Ok(Room::Enough);
     }
-    let Some(floor) = stream::floor(&stream, state.last_sequence, &bus.readers().await?).await?
-    else {
-        return Ok(Room::None);
+    let Some(floor) = bus.floor(&stream, &info).await? else {
+        return Ok(Room::HeldUp);
     };
     // Events are about of one size.
     let span = state.last_sequence.saturating_sub(state.first_sequence) + 1;
     let cut = state.first_sequence + span.saturating_mul(percent.saturating_sub(CUT)) / percent;
     let first = cut.min(floor + 1);
-    if first <= state.first_sequence {
-        return Ok(Room::None);
+    if first.saturating_sub(state.first_sequence) < span * LEAST / 100 {
+        return Ok(Room::HeldUp);
     }
-    let purged = purge(&stream, first).await?;
+    let purged = stream.purge().sequence(first).await?.purged;
     tracing::info!(
         stream = bus.0.names.stream(),
         messages = purged,
         "the stream was {percent} % full: old events deleted that every service has read"
     );
     Ok(Room::Enough)
-}
-
-async fn purge(stream: &Stream, first: u64) -> Result<u64, BusError> {
-    Ok(stream.purge().sequence(first).await?.purged)
 }
 
 /// How full the stream is; none where it has no bound.
@@ -102,13 +124,14 @@ pub(super) fn short_of_space(
     let a_day = config
         .registrations_per_day
         .checked_mul(BYTES_OF_A_REGISTRATION)?;
-    let needed = a_day.saturating_mul(retention.as_secs()) / DAY;
+    let events = a_day.saturating_mul(retention.as_secs()) / DAY;
+    let needed = events.saturating_mul(100) / FULL;
     (needed > max_bytes).then(|| {
-        let hours = max_bytes.saturating_mul(24) / a_day.max(1);
+        let hours = (max_bytes / 100 * FULL).saturating_mul(24) / a_day.max(1);
         format!(
-            "at bus.registrations_per_day = {} the stream of {max_bytes} bytes holds the events of {hours} hours, and not of \
-             messaging.retention: it needs {needed} bytes. What every service has read is deleted before its time; while a \
-             service is away for longer, events wait in the outboxes",
+            "at bus.registrations_per_day = {} the stream of {max_bytes} bytes is {FULL} % full after {hours} hours, before \
+             messaging.retention is over: what every service has read is deleted sooner, and while a service is away for \
+             longer, events wait in the outboxes. {needed} bytes would do",
             config.registrations_per_day
         )
     })

@@ -8,13 +8,13 @@ use async_nats::jetstream::{
     context::{ConsumerInfoErrorKind, CreateStreamError, GetStreamError, GetStreamErrorKind},
     stream::{
         Config, DiscardPolicy, Info, PersistenceMode, RawMessageError, RawMessageErrorKind,
-        RetentionPolicy, StorageType, Stream,
+        RetentionPolicy, State, StorageType, Stream,
     },
 };
 use couponmesh_runtime::{Timestamp, id::MemberId};
 use serde::Deserialize;
 
-use super::{NatsConfig, Role, envelope, names::Names};
+use super::{NatsConfig, NotYet, Role, envelope, names::Names};
 use crate::bus::{BusError, Place};
 
 /// Where the stream's metadata say how what is in it is laid out, and into how many parts it is divided. A stream of a
@@ -57,7 +57,7 @@ fn metadata(partitions: Partitions) -> HashMap<String, String> {
 }
 
 /// Into how many parts the stream says that it is divided; none when a release up to 0.3 made it.
-fn divided(names: &Names, config: &Config) -> Result<Option<Partitions>, BusError> {
+pub(super) fn divided(names: &Names, config: &Config) -> Result<Option<Partitions>, BusError> {
     let Some(layout) = config.metadata.get(LAYOUT) else {
         return Ok(None);
     };
@@ -150,8 +150,7 @@ pub(super) async fn find_or_make(
 }
 
 fn left_to_the_keeper(names: &Names, state: &str) -> BusError {
-    let stream = names.stream();
-    BusError(format!("stream {stream} {state}: the service that keeps it sees to that").into())
+    NotYet::error(format!("stream {} {state}", names.stream()))
 }
 
 /// Takes over a stream that a release up to 0.3 made.
@@ -239,34 +238,19 @@ struct Told {
 }
 
 /// Whether the server's clock, which tells messages' ages, tells about the same as ours.
-async fn agrees(js: &Context, stream: &str, now: Timestamp) -> Result<bool, BusError> {
+pub(super) async fn agrees(js: &Context, stream: &str, now: Timestamp) -> Result<bool, BusError> {
     let told: Told = js.request(format!("STREAM.INFO.{stream}"), &()).await?;
     let time: Timestamp = told.ts.parse().map_err(|error| BusError(Box::new(error)))?;
     Ok(time.since(now).max(now.since(time)) <= CLOCKS)
 }
 
-/// Deletes messages from before `before` that each of `readers` is past; nothing while one of them has
-/// never come, or while the server's clock is not the one by which the caller goes.
+/// Deletes messages from before `before` up to `floor`, where `state` was the stream's.
 pub(super) async fn purge(
-    js: &Context,
-    names: &Names,
-    readers: &[String],
+    stream: &Stream,
+    state: &State,
+    floor: u64,
     before: Timestamp,
-    now: Timestamp,
 ) -> Result<(), BusError> {
-    if !agrees(js, names.stream(), now).await? {
-        tracing::error!(
-            %now,
-            "the clocks of NATS and of this service's database differ by more than an hour: no event is deleted \
-             from the stream by its age until they are set"
-        );
-        return Ok(());
-    }
-    let stream = js.get_stream(names.stream()).await?;
-    let state = stream.cached_info().state.clone();
-    let Some(floor) = floor(&stream, state.last_sequence, readers).await? else {
-        return Ok(());
-    };
     // The first message to stay: younger than `before`, or not dealt with.
     let (mut first, mut end) = (state.first_sequence, floor + 1);
     while first < end {
@@ -293,14 +277,18 @@ pub(super) async fn purge(
     Ok(())
 }
 
-/// The sequence up to which each of `readers` has dealt with everything, where `last` was the stream's last one before;
-/// none while one of them is not there.
+/// The sequence up to which each of `readers` has dealt with everything, where `info` was the stream's before; none
+/// while one of them is not there, or a server of the cluster is catching up and may take what it lacks for read.
 pub(super) async fn floor(
     stream: &Stream,
-    last: u64,
+    info: &Info,
     readers: &[String],
 ) -> Result<Option<u64>, BusError> {
-    let mut floor = last;
+    let peers = info.cluster.iter().flat_map(|cluster| &cluster.replicas);
+    if peers.into_iter().any(|peer| !peer.current && !peer.offline) {
+        return Ok(None);
+    }
+    let mut floor = info.state.last_sequence;
     for reader in readers {
         let info = match stream.consumer_info(reader).await {
             Ok(info) => info,
@@ -372,7 +360,7 @@ bus_errors!(
     async_nats::client::PublishError,
     async_nats::client::RequestError,
     async_nats::jetstream::context::RequestError,
-    async_nats::jetstream::context::CreateKeyValueError,
+    async_nats::jetstream::context::KeyValueError,
     async_nats::jetstream::kv::CreateError,
     async_nats::jetstream::kv::EntryError,
 );
