@@ -84,7 +84,7 @@ async fn a_log_that_is_read_once_more_from_its_beginning_changes_nothing_and_sen
             }
         }
         heard.push(file.column::<i64>(POSITIONS).await);
-        file.execute("UPDATE positions SET sequence = 0, event_id = NULL")
+        file.execute("UPDATE positions SET sequence = 0, stamp = NULL")
             .await;
     }
 

@@ -3,12 +3,13 @@
 //! It may lag behind: what lies above it and is on the bus already is published again by whoever takes
 //! the relay over. It is never ahead.
 
-use couponmesh_runtime::id::EventId;
 use sea_orm::{
     ConnectionTrait, DbErr, QueryTrait as _,
     entity::prelude::*,
     sea_query::{CaseStatement, Expr, ExprTrait as _},
 };
+
+use uuid::Uuid;
 
 use crate::{
     bus::Place,
@@ -28,16 +29,16 @@ pub struct Model {
     pub name: String,
     /// Every row of the outbox up to this position is on the bus.
     pub position: i64,
-    /// Where the bus said to have one of the last of them, by which it is seen that it lost none.
+    /// Where the bus said to have the furthest of them, by which it is seen that it lost none.
     pub bus_sequence: Option<i64>,
-    /// The event there.
-    pub bus_event_id: Option<EventId>,
+    /// What is there.
+    pub bus_stamp: Option<Uuid>,
     /// The same from some minutes before: every row up to this position was on the bus by then.
     pub older_position: Option<i64>,
     /// Where the bus said to have the last of them.
     pub older_sequence: Option<i64>,
-    /// The event there.
-    pub older_event_id: Option<EventId>,
+    /// What is there.
+    pub older_stamp: Option<Uuid>,
     /// How often it was moved back, by an operator or after a loss, to have published once more what follows.
     pub rewinds: i64,
 }
@@ -63,10 +64,10 @@ pub(crate) async fn advance(store: &Store, from: &Model, to: &Model) -> Result<b
     let mut advance = Entity::update_many()
         .col_expr(Column::Position, Expr::value(to.position))
         .col_expr(Column::BusSequence, Expr::value(to.bus_sequence))
-        .col_expr(Column::BusEventId, Expr::value(to.bus_event_id))
+        .col_expr(Column::BusStamp, Expr::value(to.bus_stamp))
         .col_expr(Column::OlderPosition, Expr::value(to.older_position))
         .col_expr(Column::OlderSequence, Expr::value(to.older_sequence))
-        .col_expr(Column::OlderEventId, Expr::value(to.older_event_id))
+        .col_expr(Column::OlderStamp, Expr::value(to.older_stamp))
         .filter(Column::Name.eq(RELAY))
         .filter(Column::Position.eq(from.position))
         .filter(Column::Rewinds.eq(from.rewinds));
@@ -91,6 +92,8 @@ pub async fn rewind(db: &impl ConnectionTrait, position: i64) -> Result<(), DbEr
         .finally(Expr::col(Column::Position));
     Entity::update_many()
         .col_expr(Column::Position, back.into())
+        // What is not on the bus any more is what they may be about.
+        .col_expr(Column::OlderPosition, Expr::value(None::<i64>))
         // A bus that drops repeats must not take these for some.
         .col_expr(Column::Rewinds, Expr::col(Column::Rewinds).add(1))
         .filter(Column::Name.eq(RELAY))
@@ -112,8 +115,12 @@ pub(crate) async fn go_back(store: &Store, from: &Model, kept: Option<Mark>) -> 
             Expr::value(kept.map(|mark| mark.place.sequence)),
         )
         .col_expr(
-            Column::BusEventId,
-            Expr::value(kept.map(|mark| mark.place.event_id)),
+            Column::BusStamp,
+            Expr::value(kept.map(|mark| mark.place.stamp)),
+        )
+        .col_expr(
+            Column::OlderPosition,
+            Expr::value(kept.map(|mark| mark.position)),
         )
         .col_expr(Column::Rewinds, Expr::col(Column::Rewinds).add(1))
         .filter(Column::Name.eq(RELAY))
@@ -128,10 +135,10 @@ impl Model {
         let position = self
             .older_position
             .filter(|older| *older <= self.position)?;
-        let (sequence, event_id) = (self.older_sequence?, self.older_event_id?);
+        let (sequence, stamp) = (self.older_sequence?, self.older_stamp?);
         Some(Mark {
             position,
-            place: Place { sequence, event_id },
+            place: Place { sequence, stamp },
         })
     }
 
@@ -141,7 +148,7 @@ impl Model {
             Some(Mark { position, place }) => Self {
                 older_position: Some(position),
                 older_sequence: Some(place.sequence),
-                older_event_id: Some(place.event_id),
+                older_stamp: Some(place.stamp),
                 ..self
             },
             None => self,
@@ -150,7 +157,7 @@ impl Model {
 
     /// Where the bus said to have an event.
     pub(crate) fn place(&self) -> Option<Place> {
-        let (sequence, event_id) = (self.bus_sequence?, self.bus_event_id?);
-        Some(Place { sequence, event_id })
+        let (sequence, stamp) = (self.bus_sequence?, self.bus_stamp?);
+        Some(Place { sequence, stamp })
     }
 }

@@ -52,7 +52,6 @@ pub(crate) async fn kept<F: Future<Output = Result<bool, BusError>>>(
 
 #[cfg(test)]
 mod tests {
-    use couponmesh_runtime::id::EventId;
     use tokio::time::advance;
     use uuid::Uuid;
 
@@ -64,7 +63,7 @@ mod tests {
             position,
             place: Place {
                 sequence: position,
-                event_id: EventId(Uuid::nil()),
+                stamp: Uuid::nil(),
             },
         };
         let mut aging = Aging::default();

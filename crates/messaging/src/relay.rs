@@ -4,6 +4,8 @@
 //! which all of them are. When it dies, what lies above that is published again, which handlers tolerate.
 
 #[cfg(test)]
+mod loss_model;
+#[cfg(test)]
 mod model;
 mod progress;
 

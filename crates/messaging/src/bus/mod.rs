@@ -14,9 +14,10 @@ use std::sync::Arc;
 
 use async_nats::Subject;
 use async_trait::async_trait;
-use couponmesh_runtime::{Timestamp, id::EventId};
+use couponmesh_runtime::Timestamp;
 use futures::stream::BoxStream;
 use sea_orm::DbErr;
+use uuid::Uuid;
 
 use crate::{checkpoint, event::Event, store::Store};
 
@@ -31,13 +32,13 @@ impl From<DbErr> for BusError {
     }
 }
 
-/// Where an event is on a bus.
+/// Where something is on a bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     /// Its position in the bus's own order.
     pub sequence: i64,
-    /// The event.
-    pub event_id: EventId,
+    /// Tells what is there from anything that may stand there after a loss.
+    pub stamp: Uuid,
 }
 
 /// A part of a bus that is read by one replica of a consumer at a time. What is about one member is in one

@@ -12,6 +12,7 @@ mod logins;
 mod names;
 mod reading;
 mod space;
+mod stamp;
 mod stream;
 
 use std::{
@@ -27,6 +28,7 @@ use async_nats::{
     connection::State,
     jetstream::{
         self, Context, ErrorCode,
+        message::StreamMessage,
         stream::{Info, Stream},
     },
 };
@@ -147,9 +149,11 @@ impl Drop for Question<'_> {
         let silences = &self.bus.0.silences;
         // What is not allowed is not answered by any server.
         let is_refused = self.bus.refusals() != self.refusals;
-        if self.answered || is_refused {
+        if self.answered {
             silences.store(0, Ordering::Relaxed);
-        } else if (self.cut_off || self.asked.elapsed() >= SILENCE)
+        } else if !is_refused
+            && self.bus.is_connected()
+            && (self.cut_off || self.asked.elapsed() >= SILENCE)
             && silences.fetch_add(1, Ordering::Relaxed) + 1 >= SILENCES
         {
             silences.store(0, Ordering::Relaxed);
@@ -211,6 +215,7 @@ impl NatsBus {
             running: Running::new(),
         }));
         bus.keep("bus", |bus| async move { bus.connect().await });
+        bus.keep("bus claim", claim::keep);
         if role.keeps {
             bus.keep("bus space", space::keep);
         }
@@ -317,6 +322,12 @@ impl NatsBus {
     fn context(&self) -> Result<&Context, BusError> {
         let context = self.0.context.get();
         context.ok_or_else(|| BusError("not connected".into()))
+    }
+
+    fn is_connected(&self) -> bool {
+        let state = |context: &Context| context.client().connection_state();
+        self.context()
+            .is_ok_and(|context| state(context) == State::Connected)
     }
 
     fn refusals(&self) -> u64 {
@@ -439,6 +450,20 @@ impl NatsBus {
         seen
     }
 
+    /// Whether the stream has at the place what has its stamp, or has deleted what was there.
+    async fn holds_stamped(
+        &self,
+        place: Place,
+        stamp: impl Fn(&StreamMessage) -> Uuid,
+    ) -> Result<bool, BusError> {
+        let holds = async { stream::holds(&self.stream().await?.stream, place, stamp).await };
+        let holds = self.ask(TIMEOUT, holds).await?;
+        if !holds {
+            self.look_again();
+        }
+        Ok(holds)
+    }
+
     /// Logs what an operator should know of a stream that is met for the first time.
     fn report(&self, stream: &Stream, made: bool, partitions: Partitions) -> Result<(), BusError> {
         let (info, names, config) = (stream.cached_info(), &self.0.names, &self.0.config);
@@ -519,7 +544,7 @@ impl NatsBus {
             if let Some(error) = answer.error {
                 return Err(BusError(error.description.into()));
             }
-            last = place(answer.seq, event);
+            last = place(answer.seq, event, rewinds);
         }
         Ok(last)
     }
@@ -543,15 +568,15 @@ impl NatsBus {
         // The server names those that it had before by their old numbers.
         let places = events.iter().zip(acks);
         let last = places.max_by_key(|(_, ack)| ack.sequence);
-        Ok(last.and_then(|(event, ack)| place(ack.sequence, event)))
+        Ok(last.and_then(|(event, ack)| place(ack.sequence, event, rewinds)))
     }
 }
 
 /// Where the server says that it has an event; none when it names no number.
-fn place(sequence: u64, event: &Event) -> Option<Place> {
+fn place(sequence: u64, event: &Event, rewinds: i64) -> Option<Place> {
     let place = Place {
         sequence: i64::try_from(sequence).unwrap_or(i64::MAX),
-        event_id: event.id,
+        stamp: stamp::published(&envelope::message_id(event, rewinds)),
     };
     (place.sequence > 0).then_some(place)
 }
@@ -609,16 +634,17 @@ impl Publisher for NatsBus {
     }
 
     fn connection(&self) -> u64 {
-        *self.0.connections.borrow()
+        // Counted before anything goes over the connection, where the client's events come some time after.
+        let connects = |context: &Context| {
+            let statistics = context.client().statistics();
+            statistics.connects.load(Ordering::Relaxed)
+        };
+        self.context().map_or(0, connects)
     }
 
     async fn holds(&self, place: Place) -> Result<bool, BusError> {
-        let holds = async { stream::holds(&self.stream().await?.stream, place).await };
-        let holds = self.ask(TIMEOUT, holds).await?;
-        if !holds {
-            self.look_again();
-        }
-        Ok(holds)
+        let stamp = |raw: &StreamMessage| stamp::of_published(&raw.headers);
+        self.holds_stamped(place, stamp).await
     }
 
     async fn delete_before(&self, before: Timestamp, now: Timestamp) -> Result<(), BusError> {
@@ -655,7 +681,9 @@ impl Bus for NatsBus {
     }
 
     async fn holds(&self, _: &str, place: Place) -> Result<bool, BusError> {
-        Publisher::holds(self, place).await
+        let stamp =
+            |raw: &StreamMessage| stamp::read(Some(&raw.headers), raw.time.unix_timestamp_nanos());
+        self.holds_stamped(place, stamp).await
     }
 
     async fn partitions(

@@ -115,7 +115,7 @@ impl Bus for Outboxes {
             return Ok(false);
         }
         let there = outbox::event_at(db, place.sequence).await?;
-        Ok(there.is_none_or(|event_id| event_id == place.event_id))
+        Ok(there.is_none_or(|event_id| event_id.0 == place.stamp))
     }
 
     async fn partitions(
@@ -214,7 +214,7 @@ impl Cursor {
                 let is_wanted = self.types.contains(&row.event_type.as_str());
                 let place = Place {
                     sequence: row.seq,
-                    event_id: row.event_id,
+                    stamp: row.event_id.0,
                 };
                 // Of those that nobody here wants, the last one says how far this goes.
                 if is_wanted || place.sequence == self.position {

@@ -4,7 +4,6 @@
 //! who opened the partition last. So whoever has lost its turn and does not know it cannot commit, whatever it has read,
 //! and what is read twice is handled once. An event's attempts are counted in the position before it.
 
-use couponmesh_runtime::id::EventId;
 use sea_orm::{
     ActiveValue::Set,
     Condition, ConnectionTrait, DbErr, QueryOrder, QueryTrait as _,
@@ -28,16 +27,16 @@ pub struct Model {
     pub partition: String,
     /// Everything up to this position is dealt with.
     pub sequence: i64,
-    /// The event there, by which it is seen that the bus has not lost it; none before the first.
-    pub event_id: Option<EventId>,
+    /// What is there, by which it is seen that the bus has not lost it; none before the first.
+    pub stamp: Option<Uuid>,
     /// Attempts at what comes next that were counted before the handler ran.
     pub attempts: i32,
     /// The types of events that were dealt with up to there, divided by blanks.
     pub types: String,
-    /// Where it was some minutes before, and the event there.
+    /// Where it was some minutes before.
     pub older_sequence: Option<i64>,
-    /// That event.
-    pub older_event_id: Option<EventId>,
+    /// What is there.
+    pub older_stamp: Option<Uuid>,
     /// How often the partition was opened: only who did so last moves the position.
     pub epoch: i64,
 }
@@ -51,9 +50,9 @@ impl ActiveModelBehavior for ActiveModel {}
 impl Model {
     /// Where the bus had the last event that was dealt with.
     pub(crate) fn place(&self) -> Option<Place> {
-        self.event_id.map(|event_id| Place {
+        self.stamp.map(|stamp| Place {
             sequence: self.sequence,
-            event_id,
+            stamp,
         })
     }
 }
@@ -64,10 +63,10 @@ impl Model {
         let sequence = self
             .older_sequence
             .filter(|older| *older <= self.sequence)?;
-        let event_id = self.older_event_id?;
+        let stamp = self.older_stamp?;
         Some(Mark {
             position: sequence,
-            place: Place { sequence, event_id },
+            place: Place { sequence, stamp },
         })
     }
 }
@@ -115,11 +114,11 @@ async fn insert(
     let row = ActiveModel {
         partition: Set(partition.to_owned()),
         sequence: Set(sequence),
-        event_id: Set(None),
+        stamp: Set(None),
         attempts: Set(0),
         types: Set(types.join(" ")),
         older_sequence: Set(None),
-        older_event_id: Set(None),
+        older_stamp: Set(None),
         epoch: Set(0),
     };
     rows::insert::<Entity, _, _>(&**tx, vec![row], Some(unless_there)).await
@@ -137,7 +136,8 @@ pub async fn rewind(
 ) -> Result<u64, DbErr> {
     let moved = Entity::update_many()
         .col_expr(Column::Sequence, Expr::value(sequence))
-        .col_expr(Column::EventId, Expr::value(None::<EventId>))
+        .col_expr(Column::Stamp, Expr::value(None::<Uuid>))
+        .col_expr(Column::OlderSequence, Expr::value(None::<i64>))
         .col_expr(Column::Attempts, Expr::value(0))
         .filter(Column::Partition.eq(partition))
         .filter(Column::Sequence.gt(sequence))
@@ -201,7 +201,7 @@ pub(crate) async fn advance(tx: &Transaction, steps: &[Step]) -> Result<bool, Db
             step.partition.clone().into(),
             step.from.into(),
             step.to.sequence.into(),
-            step.to.event_id.into(),
+            step.to.stamp.into(),
             step.epoch.into(),
         ]
     };
@@ -212,7 +212,7 @@ pub(crate) async fn advance(tx: &Transaction, steps: &[Step]) -> Result<bool, Db
         ColumnType::Uuid,
         ColumnType::BigInteger,
     ];
-    let set = "sequence = news.column3, event_id = news.column4, attempts = 0";
+    let set = "sequence = news.column3, stamp = news.column4, attempts = 0";
     let which = if tx.faults().sabotaged("positions.compare") {
         "positions.partition = news.column1"
     } else {
@@ -262,7 +262,7 @@ pub(crate) async fn remember_older(
 ) -> Result<(), DbErr> {
     let remember = Entity::update_many()
         .col_expr(Column::OlderSequence, Expr::value(older.sequence))
-        .col_expr(Column::OlderEventId, Expr::value(older.event_id))
+        .col_expr(Column::OlderStamp, Expr::value(older.stamp))
         .filter(Column::Partition.eq(partition))
         .filter(Column::Epoch.eq(epoch))
         .into_query();
@@ -277,10 +277,14 @@ pub(crate) async fn go_back(
     kept: Option<Mark>,
 ) -> Result<Model, DbErr> {
     let sequence = kept.map_or(0, |mark| mark.position);
-    let event_id = kept.map(|mark| mark.place.event_id);
+    let stamp = kept.map(|mark| mark.place.stamp);
     Entity::update_many()
         .col_expr(Column::Sequence, Expr::value(sequence))
-        .col_expr(Column::EventId, Expr::value(event_id))
+        .col_expr(Column::Stamp, Expr::value(stamp))
+        .col_expr(
+            Column::OlderSequence,
+            Expr::value(kept.map(|mark| mark.position)),
+        )
         .col_expr(Column::Attempts, Expr::value(0))
         .filter(Column::Partition.eq(&from.partition))
         .filter(Column::Sequence.eq(from.sequence))
@@ -289,7 +293,8 @@ pub(crate) async fn go_back(
         .await?;
     Ok(Model {
         sequence,
-        event_id,
+        stamp,
+        older_sequence: kept.map(|mark| mark.position),
         attempts: 0,
         ..from
     })

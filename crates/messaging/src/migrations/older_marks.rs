@@ -17,11 +17,21 @@ impl MigrationName for RememberOlder {
 impl MigrationTrait for RememberOlder {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         use {checkpoint::Column as Checkpoint, positions::Column as Position};
+        // What earlier builds of 0.4 remembered is told apart otherwise now.
+        for (table, column) in [("checkpoints", "bus_event_id"), ("positions", "event_id")] {
+            if manager.has_column(table, column).await? {
+                let (table, column) = (Alias::new(table), Alias::new(column));
+                let drop = Table::alter().table(table).drop_column(column).to_owned();
+                manager.alter_table(drop).await?;
+            }
+        }
+        add(manager, checkpoint::Entity, Checkpoint::BusStamp).await?;
+        add(manager, positions::Entity, Position::Stamp).await?;
         add(manager, checkpoint::Entity, Checkpoint::OlderPosition).await?;
         add(manager, checkpoint::Entity, Checkpoint::OlderSequence).await?;
-        add(manager, checkpoint::Entity, Checkpoint::OlderEventId).await?;
+        add(manager, checkpoint::Entity, Checkpoint::OlderStamp).await?;
         add(manager, positions::Entity, Position::OlderSequence).await?;
-        add(manager, positions::Entity, Position::OlderEventId).await
+        add(manager, positions::Entity, Position::OlderStamp).await
     }
 }
 

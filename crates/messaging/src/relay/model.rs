@@ -86,10 +86,10 @@ impl World {
             name: checkpoint::RELAY.to_owned(),
             position: 0,
             bus_sequence: None,
-            bus_event_id: None,
+            bus_stamp: None,
             older_position: None,
             older_sequence: None,
-            older_event_id: None,
+            older_stamp: None,
             rewinds: 0,
         };
         let relay = Relay {

@@ -47,6 +47,9 @@ pub(super) struct Progress {
     check_at: Instant,
     /// The connection over which that was seen.
     connection: u64,
+    /// Something was published over another one since: what came before may be lost, and that must not be forgotten by
+    /// storing what came after.
+    doubts: bool,
     /// When something was published last.
     published_at: Instant,
     /// Since when the bus does not have what it took; none while it has.
@@ -142,6 +145,7 @@ impl Progress {
             checked: stored.place(),
             check_at: Instant::now(),
             connection: 0,
+            doubts: false,
             published_at: Instant::now(),
             missed_since: None,
             seen_at: Instant::now(),
@@ -179,6 +183,7 @@ impl Progress {
         if self.bus_has_all(bus).await? {
             self.missed_since = None;
             self.connection = connection;
+            self.doubts = false;
             self.checked = self.latest;
             self.check_at = Instant::now() + CHECK_INTERVAL;
             return Ok(false);
@@ -249,6 +254,7 @@ impl Progress {
             if connection != self.connection {
                 // What was published over the one before is what has to be looked for.
                 self.checked = self.latest;
+                self.doubts = true;
             }
             self.published_at = Instant::now();
             self.latest = place;
@@ -287,7 +293,7 @@ impl Progress {
 
     /// Stores the checkpoint, unless it is stored. False when somebody else has moved it.
     pub(super) async fn store(&mut self, store: &Store) -> Result<bool, DbErr> {
-        if self.store_at.is_none() {
+        if self.store_at.is_none() || self.doubts || self.missed_since.is_some() {
             return Ok(true);
         }
         let (from, to) = self.to_store();
@@ -308,7 +314,7 @@ impl Progress {
         let to = checkpoint::Model {
             position: self.position(),
             bus_sequence: self.latest.map(|place| place.sequence),
-            bus_event_id: self.latest.map(|place| place.event_id),
+            bus_stamp: self.latest.map(|place| place.stamp),
             ..self.stored.clone()
         };
         (self.stored.clone(), to)

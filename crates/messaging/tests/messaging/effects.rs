@@ -147,13 +147,13 @@ async fn remember(mesh: &Mesh) {
             Checkpoint::OlderSequence,
             Expr::col(Checkpoint::BusSequence),
         )
-        .col_expr(Checkpoint::OlderEventId, Expr::col(Checkpoint::BusEventId));
+        .col_expr(Checkpoint::OlderStamp, Expr::col(Checkpoint::BusStamp));
     let tx = mesh.publisher.begin("test").await.unwrap();
     relay.exec(&*tx).await.unwrap();
     tx.commit().await.unwrap();
     let consumer = positions::Entity::update_many()
         .col_expr(Position::OlderSequence, Expr::col(Position::Sequence))
-        .col_expr(Position::OlderEventId, Expr::col(Position::EventId));
+        .col_expr(Position::OlderStamp, Expr::col(Position::Stamp));
     let tx = mesh.consumer.begin("test").await.unwrap();
     consumer.exec(&*tx).await.unwrap();
     tx.commit().await.unwrap();

@@ -263,7 +263,7 @@ async fn a_message_without_an_envelope_is_parked_once() {
     assert_eq!(positions[0].sequence, sequence);
     let place = Place {
         sequence,
-        event_id: positions[0].event_id.unwrap(),
+        stamp: positions[0].stamp.unwrap(),
     };
     assert!(mesh.bus.holds("0", place).await.unwrap());
     mesh.settle().await;

@@ -4,17 +4,23 @@
 //! keeps off: two that share a stream take events from each other. Who comes first claims, and with logins of their
 //! own services do not claim for each other.
 
+use std::time::Duration;
+
 use async_nats::jetstream::{
     Context,
-    context::{CreateStreamError, KeyValueError, KeyValueErrorKind},
+    context::{KeyValueError, KeyValueErrorKind},
     kv::{self, CreateErrorKind},
     stream::{Config, DiscardPolicy, StorageType},
 };
 use bytes::Bytes;
+use tokio::time::sleep;
 use uuid::Uuid;
 
-use super::{NatsConfig, NotYet, Role, names::Names, stream::is_missing};
+use super::{NatsBus, NatsConfig, NotYet, Role, names::Names, stream::is_missing};
 use crate::bus::BusError;
+
+/// How often that is.
+const CLAIM_AGAIN: Duration = Duration::from_secs(60);
 
 /// The bus is another installation's.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -68,6 +74,16 @@ pub(super) async fn claim(
     })))
 }
 
+/// Claims again every now and then: a bucket that was lost is made anew without a word.
+pub(super) async fn keep(bus: NatsBus) {
+    bus.meet().await;
+    loop {
+        sleep(CLAIM_AGAIN).await;
+        // What is wrong is told by whoever uses the stream.
+        let _ = bus.claim().await;
+    }
+}
+
 async fn find_or_make(
     js: &Context,
     config: &NatsConfig,
@@ -90,7 +106,7 @@ async fn find_or_make(
 }
 
 /// Makes the bucket, as a bucket is made but without roll-ups: with those, one service could delete all claims.
-async fn make(js: &Context, config: &NatsConfig, names: &Names) -> Result<(), CreateStreamError> {
+async fn make(js: &Context, config: &NatsConfig, names: &Names) -> Result<(), BusError> {
     let name = names.claims();
     let config = Config {
         name: format!("KV_{name}"),
@@ -107,7 +123,12 @@ async fn make(js: &Context, config: &NatsConfig, names: &Names) -> Result<(), Cr
         deny_delete: true,
         ..Config::default()
     };
-    js.create_stream(config).await.map(drop)
+    let replicas = config.num_replicas;
+    let made = js.create_stream(config).await;
+    made.map(drop).map_err(|error| {
+        let tried = format!("bus.replicas = {replicas}");
+        BusError(format!("bucket {name} cannot be made with {tried}: {error}").into())
+    })
 }
 
 fn drift(bucket: &kv::Store, config: &NatsConfig) -> Option<String> {

@@ -46,13 +46,16 @@ pub(super) fn headers(event: &Event, rewinds: i64) -> HeaderMap {
         set("ce-traceparent", traceparent.clone());
         set("traceparent", traceparent.clone());
     }
-    // The server drops what it saw within two minutes, but not what is wanted once more.
-    let message_id = match rewinds {
+    headers.insert(NATS_MESSAGE_ID, message_id(event, rewinds));
+    headers
+}
+
+/// The server drops what it saw within two minutes, but not what is wanted once more.
+pub(super) fn message_id(event: &Event, rewinds: i64) -> String {
+    match rewinds {
         0 => event.id.to_string(),
         rewinds => format!("{}.{rewinds}", event.id),
-    };
-    headers.insert(NATS_MESSAGE_ID, message_id);
-    headers
+    }
 }
 
 /// The event in `message`, which stands at `sequence` of the stream.

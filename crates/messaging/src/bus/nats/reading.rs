@@ -19,7 +19,7 @@ use async_nats::jetstream::{
 use futures::{StreamExt as _, stream};
 use tokio::sync::watch;
 
-use super::{NatsBus, envelope, names, stream::Partitions};
+use super::{NatsBus, envelope, names, stamp, stream::Partitions};
 use crate::bus::{BusError, Delivery, Partition, Place, Reading, Receipt};
 
 /// How long the server waits before it delivers again what was not acknowledged.
@@ -167,14 +167,13 @@ impl Cursor {
             return Ok(None);
         }
         self.last = sequence;
+        let nanos = info.published.unix_timestamp_nanos();
+        let stamp = stamp::read(message.headers.as_ref(), nanos);
         let Message { mut message, .. } = message;
         let receipt = message.reply.take().map(Receipt);
         let event = envelope::event(message, position);
         Ok(Some(Delivery {
-            place: Place {
-                sequence,
-                event_id: event.id,
-            },
+            place: Place { sequence, stamp },
             event: Some(event),
             receipt,
         }))

@@ -16,8 +16,6 @@ const LOOK_HELD_UP: Duration = Duration::from_secs(10);
 const PATIENCE: u32 = 3;
 /// How often the same is told.
 const TELL_AGAIN: Duration = Duration::from_secs(600);
-/// How often it is seen that the claims are there: the services that come later need them.
-const CLAIM_AGAIN: Duration = Duration::from_secs(60);
 /// From so many hundredths of its size on it is cut, down to so many, and by so many at the least.
 const FULL: u64 = 80;
 const CUT: u64 = 50;
@@ -27,19 +25,15 @@ const LEAST: u64 = 5;
 const BYTES_OF_A_REGISTRATION: u64 = 3_500;
 const DAY: u64 = 86_400;
 
-/// Keeps room in the stream, and the claims in their bucket.
+/// Keeps room in the stream.
 pub(super) async fn keep(bus: NatsBus) {
-    let mut held_up = 0;
-    let (mut told_at, mut claimed_at) = (None::<Instant>, Instant::now());
+    let (mut held_up, mut failing) = (InVain::default(), InVain::default());
     bus.meet().await;
     loop {
-        let told = told_at.is_some_and(|told| told.elapsed() < TELL_AGAIN);
         match make_room(&bus).await {
-            Ok(Room::Enough) => held_up = 0,
+            Ok(Room::Enough) => (held_up.looks, failing.looks) = (0, 0),
             Ok(Room::HeldUp) => {
-                held_up += 1;
-                if held_up >= PATIENCE && !told {
-                    told_at = Some(Instant::now());
+                if held_up.again() {
                     tracing::warn!(
                         stream = bus.0.names.stream(),
                         "the stream is nearly full of events that some service has not read: see which one is behind or \
@@ -47,29 +41,41 @@ pub(super) async fn keep(bus: NatsBus) {
                     );
                 }
             }
-            Err(error) if told => tracing::debug!(
-                error = &error as &dyn std::error::Error,
-                "no room can be made"
-            ),
             Err(error) => {
-                told_at = Some(Instant::now());
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "no room can be made in the stream; it is tried again"
-                );
+                if failing.again() {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "no room can be made in the stream; it is tried again"
+                    );
+                }
             }
         }
-        if claimed_at.elapsed() >= CLAIM_AGAIN {
-            claimed_at = Instant::now();
-            // What is wrong with it is told by whoever uses the stream.
-            let _ = bus.claim().await;
-        }
-        sleep(if held_up >= PATIENCE {
+        sleep(if held_up.looks >= PATIENCE {
             LOOK_HELD_UP
         } else {
             LOOK
         })
         .await;
+    }
+}
+
+/// Looks in vain, one after the other.
+#[derive(Default)]
+struct InVain {
+    looks: u32,
+    told_at: Option<Instant>,
+}
+
+impl InVain {
+    /// One more; whether it is to be told.
+    fn again(&mut self) -> bool {
+        self.looks = self.looks.saturating_add(1);
+        let is_due = self.told_at.is_none_or(|at| at.elapsed() >= TELL_AGAIN);
+        let tells = is_due && self.looks >= PATIENCE;
+        if tells {
+            self.told_at = Some(Instant::now());
+        }
+        tells
     }
 }
 

@@ -2,19 +2,20 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use async_nats::Message;
 use async_nats::jetstream::{
     Context, ErrorCode,
     context::{ConsumerInfoErrorKind, CreateStreamError, GetStreamError, GetStreamErrorKind},
+    message::StreamMessage,
     stream::{
-        Config, DiscardPolicy, Info, PersistenceMode, RawMessageError, RawMessageErrorKind,
-        RetentionPolicy, State, StorageType, Stream,
+        Config, DiscardPolicy, Info, PeerInfo, PersistenceMode, RawMessageError,
+        RawMessageErrorKind, RetentionPolicy, State, StorageType, Stream,
     },
 };
 use couponmesh_runtime::{Timestamp, id::MemberId};
 use serde::Deserialize;
+use uuid::Uuid;
 
-use super::{NatsConfig, NotYet, Role, envelope, names::Names};
+use super::{NatsConfig, NotYet, Role, names::Names};
 use crate::bus::{BusError, Place};
 
 /// Where the stream's metadata say how what is in it is laid out, and into how many parts it is divided. A stream of a
@@ -40,6 +41,9 @@ impl Partitions {
         u16::try_from(number).unwrap_or_default()
     }
 }
+
+/// So many operations behind its leader a server is catching up; fewer are usual under load.
+const FAR_BEHIND: u64 = 10_000;
 
 /// What was found.
 pub(super) struct Found {
@@ -285,7 +289,8 @@ pub(super) async fn floor(
     readers: &[String],
 ) -> Result<Option<u64>, BusError> {
     let peers = info.cluster.iter().flat_map(|cluster| &cluster.replicas);
-    if peers.into_iter().any(|peer| !peer.current && !peer.offline) {
+    let is_far_behind = |peer: &PeerInfo| !peer.offline && peer.lag.unwrap_or(0) > FAR_BEHIND;
+    if peers.into_iter().any(is_far_behind) {
         return Ok(None);
     }
     let mut floor = info.state.last_sequence;
@@ -303,23 +308,15 @@ pub(super) async fn floor(
     Ok(Some(floor))
 }
 
-/// Whether the stream has the event at its place, or has deleted what was there.
-pub(super) async fn holds(stream: &Stream, place: Place) -> Result<bool, BusError> {
+/// Whether the stream has at the place what has its stamp, or has deleted what was there.
+pub(super) async fn holds(
+    stream: &Stream,
+    place: Place,
+    stamp: impl Fn(&StreamMessage) -> Uuid,
+) -> Result<bool, BusError> {
     let sequence = u64::try_from(place.sequence).unwrap_or(0);
     match stream.get_raw_message(sequence).await {
-        // As it is read, also when it has no proper envelope.
-        Ok(raw) => {
-            let message = Message {
-                subject: raw.subject,
-                reply: None,
-                payload: raw.payload,
-                headers: Some(raw.headers),
-                status: None,
-                description: None,
-                length: 0,
-            };
-            Ok(envelope::event(message, sequence).id == place.event_id)
-        }
+        Ok(raw) => Ok(stamp(&raw) == place.stamp),
         Err(error) if is_no_message(&error) => {
             // Asked for anew: the stream may be another by now.
             let info = stream.get_info().await?;
