@@ -77,6 +77,46 @@ async fn a_lost_store_is_filled_again_from_the_outboxes() {
     say(TEST, &format!("{losses} losses, at rest after {took:.1?}"));
 }
 
+/// As after a loss of power, where the server has not synced everything that it had acknowledged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_comes_back_older_is_filled_again_while_all_go_on() {
+    const TEST: &str = "NATS's store put back";
+    if !couponmesh_testbed::on_servers() {
+        return;
+    }
+    let mut production = Production::start(Plan::replicas(2)).await;
+    let load = Load::begin(TEST, &production, CALLERS, |caller| caller);
+    let losses = pick(2, 10);
+    let said = "the bus has lost events";
+    for _ in 0..losses {
+        load.goes_on(20).await;
+        production.nats.kill();
+        let copy = production.nats.copy_store();
+        production.nats.restart();
+        // What comes now is on the bus, and lost.
+        let events = production.nats.events();
+        let last = async || events.stream().await.cached_info().state.last_sequence;
+        let end = last().await + pick(200, 1_000) as u64;
+        eventually("it is on the bus", async || {
+            (last().await > end).then_some(())
+        })
+        .await;
+        let before = said_by_all(&production, said);
+        production.nats.kill();
+        production.nats.put_back(copy);
+        production.nats.restart();
+        load.goes_on(100).await;
+        eventually("the loss is logged", async || {
+            (said_by_all(&production, said) > before).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(load.diary().refused(), 0, "calls that needed the bus");
+    let acknowledged = load.go_home().await;
+    let took = production.auditor().await.check(&acknowledged).await;
+    say(TEST, &format!("{losses} losses, at rest after {took:.1?}"));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_that_fills_up_empties_by_itself() {
     const TEST: &str = "NATS's stream full";

@@ -10,24 +10,22 @@ mod connection;
 mod envelope;
 mod logins;
 mod names;
+mod publishing;
+mod question;
 mod reading;
 mod space;
 mod stamp;
 mod stream;
 
 use std::{
-    sync::{
-        Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, OnceLock, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
 use async_nats::{
-    RequestError, RequestErrorKind,
     connection::State,
     jetstream::{
-        self, Context, ErrorCode,
+        Context,
         message::StreamMessage,
         stream::{Info, Stream},
     },
@@ -35,11 +33,9 @@ use async_nats::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use couponmesh_runtime::{Timestamp, running::Running};
-use futures::future::try_join_all;
-use serde::Deserialize;
 use tokio::{
     sync::{SetOnce, watch},
-    time::{Instant, sleep, timeout},
+    time::{sleep, timeout},
 };
 use uuid::Uuid;
 
@@ -50,6 +46,7 @@ pub use self::{
 };
 use self::{
     names::Names,
+    question::Silences,
     stream::{Found, Partitions},
 };
 use super::{Bus, BusError, Partition, Place, Publisher, Reading, Receipt};
@@ -59,17 +56,6 @@ use crate::{MessagingConfig, event::Event};
 const TRY_AGAIN: Duration = Duration::from_secs(3);
 /// How long the server may take for an answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// The same about whose the stream is, once that is known.
-const CLAIM_TIMEOUT: Duration = Duration::from_secs(1);
-/// Questions in a row that JetStream may leave unanswered on a connection that lives. After that another server is tried:
-/// this one may be cut off from the others.
-const SILENCES: u32 = 3;
-/// A question that was given up sooner was not left unanswered.
-const SILENCE: Duration = Duration::from_secs(2);
-/// From this number on, events are published as one batch: the server syncs once for all of them, where it
-/// syncs for each alone. Fewer are not worth the batch's own cost. Measured: docs/performance.md.
-const BATCH_FROM: usize = 32;
-
 /// The bus of one replica. Cheap to clone.
 #[derive(Clone)]
 pub struct NatsBus(Arc<Inner>);
@@ -109,10 +95,7 @@ struct Inner {
     start: watch::Sender<Start>,
     /// How often a connection was made.
     connections: watch::Sender<u64>,
-    /// How many questions in a row JetStream left unanswered.
-    silences: AtomicU32,
-    /// How often the server refused something to this login.
-    refusals: Arc<AtomicU64>,
+    silences: Silences,
     running: Running,
 }
 
@@ -131,35 +114,6 @@ enum Start {
 struct Met {
     stream: Stream,
     partitions: Partitions,
-}
-
-/// A question to JetStream, until it is answered or given up.
-struct Question<'a> {
-    bus: &'a NatsBus,
-    asked: Instant,
-    answered: bool,
-    /// The server said that it cannot answer.
-    cut_off: bool,
-    /// How often it had refused something before.
-    refusals: u64,
-}
-
-impl Drop for Question<'_> {
-    fn drop(&mut self) {
-        let silences = &self.bus.0.silences;
-        // What is not allowed is not answered by any server.
-        let is_refused = self.bus.refusals() != self.refusals;
-        if self.answered {
-            silences.store(0, Ordering::Relaxed);
-        } else if !is_refused
-            && self.bus.is_connected()
-            && (self.cut_off || self.asked.elapsed() >= SILENCE)
-            && silences.fetch_add(1, Ordering::Relaxed) + 1 >= SILENCES
-        {
-            silences.store(0, Ordering::Relaxed);
-            self.bus.try_another_server();
-        }
-    }
 }
 
 /// Why the bus cannot be used at the start.
@@ -210,8 +164,7 @@ impl NatsBus {
             stream: Mutex::default(),
             start: watch::Sender::new(Start::Looking),
             connections: watch::Sender::new(0),
-            silences: AtomicU32::new(0),
-            refusals: Arc::default(),
+            silences: Silences::default(),
             running: Running::new(),
         }));
         bus.keep("bus", |bus| async move { bus.connect().await });
@@ -324,59 +277,8 @@ impl NatsBus {
         context.ok_or_else(|| BusError("not connected".into()))
     }
 
-    fn is_connected(&self) -> bool {
-        let state = |context: &Context| context.client().connection_state();
-        self.context()
-            .is_ok_and(|context| state(context) == State::Connected)
-    }
-
-    fn refusals(&self) -> u64 {
-        self.0.refusals.load(Ordering::Relaxed)
-    }
-
     fn known_stream(&self) -> std::sync::MutexGuard<'_, Option<Met>> {
         self.0.stream.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Asks JetStream something, for `longest` and no longer.
-    async fn ask<T>(
-        &self,
-        longest: Duration,
-        question: impl Future<Output = Result<T, BusError>>,
-    ) -> Result<T, BusError> {
-        let mut asked = Question {
-            bus: self,
-            asked: Instant::now(),
-            answered: false,
-            cut_off: false,
-            refusals: self.refusals(),
-        };
-        let answer = timeout(longest, question)
-            .await
-            .unwrap_or_else(|elapsed| Err(BusError(Box::new(elapsed))));
-        match &answer {
-            Ok(_) => asked.answered = true,
-            Err(error) => {
-                asked.cut_off = is_cut_off(error);
-                self.look_again();
-            }
-        }
-        answer
-    }
-
-    /// Leaves the server that does not answer.
-    fn try_another_server(&self) {
-        let (Ok(context), Ok(_)) = (self.context(), tokio::runtime::Handle::try_current()) else {
-            return;
-        };
-        let client = context.client();
-        tracing::warn!(
-            "JetStream does not answer; connecting anew, to another server if there is one"
-        );
-        drop(self.0.running.spawn(async move {
-            // An error says that the connection is being made anew already.
-            let _ = client.force_reconnect().await;
-        }));
     }
 
     /// The stream may be gone: look for it before it is used again.
@@ -412,42 +314,6 @@ impl NatsBus {
         let met = Met { stream, partitions };
         *self.known_stream() = Some(met.clone());
         Ok(met)
-    }
-
-    /// Claims the stream, or sees that it is ours; what is wrong with where that stands, if anything.
-    ///
-    /// # Errors
-    /// When it is another installation's. When that cannot be seen, too, but not once it was: the claim may stand on
-    /// another server than the stream.
-    async fn claim(&self) -> Result<Option<String>, BusError> {
-        let Inner {
-            config,
-            names,
-            role,
-            database,
-            claimed,
-            ..
-        } = &*self.0;
-        let claim = claim::claim(self.context()?, config, names, role, database.wait().await);
-        let seen = if claimed.get().is_none() {
-            claim.await
-        } else {
-            let claim = timeout(CLAIM_TIMEOUT, claim).await;
-            match claim {
-                Ok(Err(error)) if error.0.is::<Stranger>() => Err(error),
-                _ => Ok(None),
-            }
-        };
-        match &seen {
-            Ok(_) => drop(claimed.set(())),
-            Err(error) => {
-                if let Some(stranger) = error.0.downcast_ref::<Stranger>() {
-                    let refused = Start::Refused(stranger.clone());
-                    self.0.start.send_replace(refused);
-                }
-            }
-        }
-        seen
     }
 
     /// Whether the stream has at the place what has its stamp, or has deleted what was there.
@@ -509,127 +375,12 @@ impl NatsBus {
         }
         stream::floor(stream, info, &readers).await
     }
-
-    /// As one batch, which the server takes as a whole or not at all.
-    async fn publish_batch(
-        &self,
-        events: &[Event],
-        partitions: Partitions,
-        rewinds: i64,
-    ) -> Result<Option<Place>, BusError> {
-        let client = self.context()?.client();
-        let mut last = None;
-        let batch = events
-            .first()
-            .map(|event| event.id.to_string())
-            .unwrap_or_default();
-        for (index, event) in events.iter().enumerate() {
-            let mut headers = envelope::headers(event, rewinds);
-            headers.insert("Nats-Batch-Id", batch.as_str());
-            headers.insert("Nats-Batch-Sequence", (index + 1).to_string());
-            let subject = envelope::subject(event, &self.0.names, partitions);
-            let payload = Bytes::from(event.payload.clone());
-            if index + 1 < events.len() {
-                client
-                    .publish_with_headers(subject, headers, payload)
-                    .await?;
-                continue;
-            }
-            headers.insert("Nats-Batch-Commit", "1");
-            let answer = client
-                .request_with_headers(subject, headers, payload)
-                .await?;
-            let answer: Answer = serde_json::from_slice(&answer.payload)
-                .map_err(|error| BusError(Box::new(error)))?;
-            if let Some(error) = answer.error {
-                return Err(BusError(error.description.into()));
-            }
-            last = place(answer.seq, event, rewinds);
-        }
-        Ok(last)
-    }
-
-    async fn publish_each(
-        &self,
-        events: &[Event],
-        partitions: Partitions,
-        rewinds: i64,
-    ) -> Result<Option<Place>, BusError> {
-        let js = self.context()?;
-        let mut acks = Vec::with_capacity(events.len());
-        for event in events {
-            let subject = envelope::subject(event, &self.0.names, partitions);
-            let payload = Bytes::from(event.payload.clone());
-            let published =
-                js.publish_with_headers(subject, envelope::headers(event, rewinds), payload);
-            acks.push(async { published.await?.await });
-        }
-        let acks = try_join_all(acks).await?;
-        // The server names those that it had before by their old numbers.
-        let places = events.iter().zip(acks);
-        let last = places.max_by_key(|(_, ack)| ack.sequence);
-        Ok(last.and_then(|(event, ack)| place(ack.sequence, event, rewinds)))
-    }
-}
-
-/// Where the server says that it has an event; none when it names no number.
-fn place(sequence: u64, event: &Event, rewinds: i64) -> Option<Place> {
-    let place = Place {
-        sequence: i64::try_from(sequence).unwrap_or(i64::MAX),
-        stamp: stamp::published(&envelope::message_id(event, rewinds)),
-    };
-    (place.sequence > 0).then_some(place)
-}
-
-/// Whether the server says that it has no JetStream at hand, as one that is cut off from its cluster does.
-fn is_cut_off(error: &BusError) -> bool {
-    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = next {
-        let refused = error.downcast_ref::<jetstream::Error>();
-        if refused.is_some_and(|error| error.error_code() == ErrorCode::CLUSTER_NOT_AVAILABLE) {
-            return true;
-        }
-        let asked = error.downcast_ref::<RequestError>();
-        if asked.is_some_and(|error| error.kind() == RequestErrorKind::NoResponders) {
-            return true;
-        }
-        next = error.source();
-    }
-    false
-}
-
-/// What the server says to a batch.
-#[derive(Deserialize)]
-struct Answer {
-    error: Option<Refusal>,
-    /// The last event's.
-    #[serde(default)]
-    seq: u64,
-}
-
-#[derive(Deserialize)]
-struct Refusal {
-    #[serde(default)]
-    description: String,
 }
 
 #[async_trait]
 impl Publisher for NatsBus {
     async fn publish(&self, events: Vec<Event>, rewinds: i64) -> Result<Option<Place>, BusError> {
-        let publish = async {
-            let Met { stream, partitions } = self.stream().await?;
-            if events.len() >= BATCH_FROM && stream.cached_info().config.allow_atomic_publish {
-                match self.publish_batch(&events, partitions, rewinds).await {
-                    Ok(place) => return Ok(place),
-                    // E.g. one of them is known already, after a relay that died before it stored its checkpoint.
-                    Err(error) => tracing::debug!(
-                        error = &error as &dyn std::error::Error,
-                        "not published as a batch; published one by one"
-                    ),
-                }
-            }
-            self.publish_each(&events, partitions, rewinds).await
-        };
+        let publish = publishing::publish(self, &events, rewinds);
         self.ask(TIMEOUT * 3, publish).await
     }
 

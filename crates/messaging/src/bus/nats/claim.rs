@@ -13,10 +13,10 @@ use async_nats::jetstream::{
     stream::{Config, DiscardPolicy, StorageType},
 };
 use bytes::Bytes;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-use super::{NatsBus, NatsConfig, NotYet, Role, names::Names, stream::is_missing};
+use super::{Inner, NatsBus, NatsConfig, NotYet, Role, Start, names::Names, stream::is_missing};
 use crate::bus::BusError;
 
 /// How often that is.
@@ -37,9 +37,50 @@ pub struct Stranger {
     ours: Uuid,
 }
 
+/// The same about whose the stream is, once that is known.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(1);
+
+impl NatsBus {
+    /// Claims the stream, or sees that it is ours; what is wrong with where that stands, if anything.
+    ///
+    /// # Errors
+    /// When it is another installation's. When that cannot be seen, too, but not once it was: the claim may stand on
+    /// another server than the stream.
+    pub(super) async fn claim(&self) -> Result<Option<String>, BusError> {
+        let Inner {
+            config,
+            names,
+            role,
+            database,
+            claimed,
+            ..
+        } = &*self.0;
+        let claim = claim(self.context()?, config, names, role, database.wait().await);
+        let seen = if claimed.get().is_none() {
+            claim.await
+        } else {
+            let claim = timeout(CLAIM_TIMEOUT, claim).await;
+            match claim {
+                Ok(Err(error)) if error.0.is::<Stranger>() => Err(error),
+                _ => Ok(None),
+            }
+        };
+        match &seen {
+            Ok(_) => drop(claimed.set(())),
+            Err(error) => {
+                if let Some(stranger) = error.0.downcast_ref::<Stranger>() {
+                    let refused = Start::Refused(stranger.clone());
+                    self.0.start.send_replace(refused);
+                }
+            }
+        }
+        seen
+    }
+}
+
 /// Claims the stream for the service whose database is `ours`, unless it has done so before. A line that says so when
 /// fewer servers keep the claims than are configured.
-pub(super) async fn claim(
+async fn claim(
     js: &Context,
     config: &NatsConfig,
     names: &Names,

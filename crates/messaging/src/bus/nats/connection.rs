@@ -21,7 +21,7 @@ pub(super) async fn connect(bus: &NatsBus) -> Result<Context, BusError> {
     let addresses = config
         .addresses()
         .ok_or_else(|| BusError("bus.url is no address".into()))?;
-    let (connections, refusals) = (bus.0.connections.clone(), bus.0.refusals.clone());
+    let (connections, refusals) = (bus.0.connections.clone(), bus.0.silences.refusals_counter());
     let logging_in = config.clone();
     let mut options = ConnectOptions::with_auth_callback(move |nonce| {
         let config = logging_in.clone();
