@@ -36,9 +36,7 @@ async fn nothing_is_lost_when_nats_is_killed_under_load() {
         production.nats.restart();
     }
     load.goes_on(10).await;
-    assert_eq!(load.diary().refused(), 0, "calls that needed the bus");
-    let acknowledged = load.go_home().await;
-    let took = production.auditor().await.check(&acknowledged).await;
+    let (_, took) = end(load, &production).await;
     say(TEST, &format!("{kills} kills, at rest after {took:.1?}"));
 }
 
@@ -71,9 +69,7 @@ async fn a_lost_store_is_filled_again_from_the_outboxes() {
         .await;
     }
     load.goes_on(10).await;
-    assert_eq!(load.diary().refused(), 0, "calls that needed the bus");
-    let acknowledged = load.go_home().await;
-    let took = production.auditor().await.check(&acknowledged).await;
+    let (_, took) = end(load, &production).await;
     say(TEST, &format!("{losses} losses, at rest after {took:.1?}"));
 }
 
@@ -111,9 +107,7 @@ async fn a_store_that_comes_back_older_is_filled_again_while_all_go_on() {
         })
         .await;
     }
-    assert_eq!(load.diary().refused(), 0, "calls that needed the bus");
-    let acknowledged = load.go_home().await;
-    let took = production.auditor().await.check(&acknowledged).await;
+    let (_, took) = end(load, &production).await;
     say(TEST, &format!("{losses} losses, at rest after {took:.1?}"));
 }
 
@@ -139,18 +133,22 @@ async fn a_stream_that_fills_up_empties_by_itself() {
     load.goes_on(100).await;
     production.start_all(&readers).await;
     load.goes_on(100).await;
-    assert_eq!(load.diary().refused(), 0, "calls that needed the bus");
-    let acknowledged = load.go_home().await;
-    let took = production.auditor().await.check(&acknowledged).await;
+    let (members, took) = end(load, &production).await;
     let made_room = production.logged(ServiceName::Member, "old events deleted that every service");
     assert!(made_room > 0);
     say(
         TEST,
-        &format!(
-            "{} members, room made {made_room} times, at rest after {took:.1?}",
-            acknowledged.len()
-        ),
+        &format!("{members} members, room made {made_room} times, at rest after {took:.1?}"),
     );
+}
+
+/// Ends the load: no call was refused for the bus, and what was acknowledged is there once. How many members that were,
+/// and how long it took until all was at rest.
+async fn end(load: Load, production: &Production) -> (usize, Duration) {
+    assert_eq!(load.diary().refused(), 0, "calls that needed the bus");
+    let acknowledged = load.go_home().await;
+    let took = production.auditor().await.check(&acknowledged).await;
+    (acknowledged.len(), took)
 }
 
 fn said_by_all(production: &Production, what: &str) -> usize {

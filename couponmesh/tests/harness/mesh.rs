@@ -234,7 +234,8 @@ impl Mesh {
         }
     }
 
-    /// Publishes an event under the login of `service`, whoever's it is; none where there is no server to log in to.
+    /// Publishes an event under the login of `service`, also one of another service. None in one process, where nobody
+    /// logs in.
     pub(crate) async fn publish_as(
         &self,
         service: ServiceName,

@@ -364,7 +364,7 @@ impl NatsBus {
     /// The sequence up to which everyone who reads the stream has dealt with everything, where `info` was the stream's
     /// before; none while that cannot be said.
     async fn floor(&self, stream: &Stream, info: &Info) -> Result<Option<u64>, BusError> {
-        let Some(partitions) = stream::divided(&self.0.names, &info.config)? else {
+        let Some(partitions) = stream::divided(&info.config)? else {
             return Ok(None);
         };
         let mut readers = Vec::new();

@@ -5,26 +5,36 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use tracing::{Level, subscriber::DefaultGuard};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// What was logged at level warn and above.
+/// What was logged.
 #[derive(Clone, Default)]
 pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
-    /// For everything that this thread does while the guard lives.
-    pub(crate) fn listen(&self) -> tracing::subscriber::DefaultGuard {
+    /// Keeps what this thread logs at level warn and above while the guard lives.
+    pub(crate) fn listen(&self) -> DefaultGuard {
+        self.listen_from(Level::WARN)
+    }
+
+    /// The same from another level on.
+    pub(crate) fn listen_from(&self, level: Level) -> DefaultGuard {
         let subscriber = tracing_subscriber::fmt()
             .with_ansi(false)
-            .with_max_level(tracing::Level::WARN)
+            .with_max_level(level)
             .with_writer(self.clone());
         tracing::subscriber::set_default(subscriber.finish())
     }
 
     pub(crate) fn lines_with(&self, text: &str) -> usize {
-        let log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let log = String::from_utf8_lossy(&log);
+        let log = self.text();
         log.lines().filter(|line| line.contains(text)).count()
+    }
+
+    pub(crate) fn text(&self) -> String {
+        let log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&log).into_owned()
     }
 }
 

@@ -1,10 +1,6 @@
 //! Dead letters and published events stay as long as they may be needed and no longer.
 
-use std::{
-    io,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::time::Duration;
 
 use couponmesh_messaging::{
     MessagingConfig, checkpoint,
@@ -18,6 +14,7 @@ use sea_orm::{ColumnTrait as _, EntityTrait as _, QueryFilter as _, sea_query::E
 
 use crate::{
     check::violations,
+    log::Log,
     support::{Mesh, RETENTION, eventually},
 };
 
@@ -69,40 +66,19 @@ async fn a_letter_that_was_handled_goes_with_the_retention() {
     mesh.close().await;
 }
 
-/// A log to look into.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn an_open_letter_is_given_up_in_the_end_with_one_line_that_names_it() {
     let (_dir, mesh) = Mesh::new().await;
     let letter = with_letter(&mesh).await;
     let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_max_level(tracing::Level::ERROR)
-        .with_writer(move || writer.clone())
-        .finish();
     {
-        let _guard = tracing::subscriber::set_default(subscriber);
+        let _listening = log.listen_from(tracing::Level::ERROR);
         clean_up(&mesh, LONG, LONG).await;
         assert_eq!(mesh.dead_letters().await.len(), 1);
         clean_up(&mesh, LONG, OVER).await;
     }
     assert_eq!(mesh.dead_letters().await, []);
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let text = log.text();
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 1, "{text}");
     for named in [

@@ -120,7 +120,7 @@ pub(super) async fn keep(bus: NatsBus) {
     bus.meet().await;
     loop {
         sleep(CLAIM_AGAIN).await;
-        // What is wrong is told by whoever uses the stream.
+        // Whoever uses the stream next gets the same error and logs it.
         let _ = bus.claim().await;
     }
 }

@@ -7,10 +7,9 @@ use couponmesh_runtime::{
     id::{EventId, MemberId},
     telemetry,
 };
-use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use super::{names::Names, stream::Partitions};
+use super::{names::Names, stamp, stream::Partitions};
 use crate::event::{Event, is_published_by};
 
 const SPEC_VERSION: &str = "1.0";
@@ -125,12 +124,7 @@ fn printable(text: &str) -> String {
 }
 
 fn unreadable(message: Message, sequence: u64, wrong: &str) -> Event {
-    let mut hash = Sha256::new();
-    hash.update(sequence.to_be_bytes());
-    hash.update(&message.payload);
-    let mut bytes = [0; 16];
-    bytes.copy_from_slice(&hash.finalize()[..16]);
-    let id = uuid::Builder::from_custom_bytes(bytes).into_uuid();
+    let id = stamp::digest(&[&sequence.to_be_bytes(), &message.payload]);
     Event {
         id: EventId(id),
         event_type: format!(

@@ -15,8 +15,7 @@ pub struct Permissions {
     pub subscribe: Vec<String>,
 }
 
-/// What the login of a service needs where `bus.prefix` is `prefix`, and `messaging.partitions` at the most
-/// `partitions`.
+/// What the login of a service needs. `prefix` is `bus.prefix`; the stream may have up to `partitions` partitions.
 #[must_use]
 pub fn permissions(prefix: &str, partitions: u16, role: &Role) -> Permissions {
     let names = Names::new(prefix);

@@ -12,11 +12,11 @@ use crate::bus::BusError;
 /// How often the stream is looked at, and how often while nothing of it may go.
 const LOOK: Duration = Duration::from_secs(2);
 const LOOK_HELD_UP: Duration = Duration::from_secs(10);
-/// After so many looks in vain it is told; a consumer that is being made anew is not there for a moment.
+/// A warning comes after so many looks in vain: a consumer that is being made anew is missing for a moment.
 const PATIENCE: u32 = 3;
 /// How often the same is told.
 const TELL_AGAIN: Duration = Duration::from_secs(600);
-/// From so many hundredths of its size on it is cut, down to so many, and by so many at the least.
+/// Per cent of its size: a stream that is so full is cut, to what it is cut, and what a cut has to gain at least.
 const FULL: u64 = 80;
 const CUT: u64 = 50;
 const LEAST: u64 = 5;
@@ -114,9 +114,14 @@ async fn make_room(bus: &NatsBus) -> Result<Room, BusError> {
     Ok(Room::Enough)
 }
 
+/// How large a stream may become; none where it has no bound.
+fn bound(max_bytes: i64) -> Option<u64> {
+    u64::try_from(max_bytes).ok().filter(|max| *max > 0)
+}
+
 /// How full the stream is; none where it has no bound.
 fn percent(bytes: u64, max_bytes: i64) -> Option<u64> {
-    let max_bytes = u64::try_from(max_bytes).ok().filter(|max| *max > 0)?;
+    let max_bytes = bound(max_bytes)?;
     Some(bytes.saturating_mul(100) / max_bytes)
 }
 
@@ -126,7 +131,7 @@ pub(super) fn short_of_space(
     retention: Duration,
     config: &NatsConfig,
 ) -> Option<String> {
-    let max_bytes = u64::try_from(max_bytes).ok().filter(|max| *max > 0)?;
+    let max_bytes = bound(max_bytes)?;
     let a_day = config
         .registrations_per_day
         .checked_mul(BYTES_OF_A_REGISTRATION)?;

@@ -1,8 +1,9 @@
 //! What tells one message of the stream from any that may stand at its place after the stream has lost its tail.
 //!
 //! The event alone does not: after a loss it is published again, and may come to the same number with others before it.
-//! Whoever reads knows when the server took a message. Whoever published it knows only its message id, which says how
-//! often it had been published again. The models of relay and reader say that these are enough, and that less is not.
+//! A reader compares the message id and the time at which the server took the message. A publisher does not learn that
+//! time. It compares the message id, which counts how often the event was published again. The model of losses shows
+//! that this is enough, and that less is not.
 
 use async_nats::{HeaderMap, header::NATS_MESSAGE_ID};
 use sha2::{Digest as _, Sha256};
@@ -29,7 +30,8 @@ fn message_id(headers: &HeaderMap) -> &str {
     id.map(|id| id.as_str()).unwrap_or_default()
 }
 
-fn digest(parts: &[&[u8]]) -> Uuid {
+/// The same id for the same bytes.
+pub(super) fn digest(parts: &[&[u8]]) -> Uuid {
     let mut hash = Sha256::new();
     for part in parts {
         hash.update(part);

@@ -61,7 +61,7 @@ fn metadata(partitions: Partitions) -> HashMap<String, String> {
 }
 
 /// Into how many parts the stream says that it is divided; none when a release up to 0.3 made it.
-pub(super) fn divided(names: &Names, config: &Config) -> Result<Option<Partitions>, BusError> {
+pub(super) fn divided(config: &Config) -> Result<Option<Partitions>, BusError> {
     let Some(layout) = config.metadata.get(LAYOUT) else {
         return Ok(None);
     };
@@ -75,7 +75,7 @@ pub(super) fn divided(names: &Names, config: &Config) -> Result<Option<Partition
             format!(
                 "stream {} has layout {layout} with {} partitions, and this release knows layout {OUR_LAYOUT}: run the \
                  release that made it, or a newer one",
-                names.stream(),
+                config.name,
                 told.map_or("no", String::as_str)
             )
             .into(),
@@ -113,9 +113,9 @@ pub(super) async fn find_or_make(
     match js.get_stream(names.stream()).await {
         Ok(stream) => {
             let found = stream.cached_info().config.clone();
-            let partitions = match divided(names, &found)? {
+            let partitions = match divided(&found)? {
                 Some(partitions) => partitions,
-                None if role.keeps => divide(js, names, found, partitions).await?,
+                None if role.keeps => divide(js, found, partitions).await?,
                 None => {
                     return Err(left_to_the_keeper(
                         names,
@@ -160,19 +160,19 @@ fn left_to_the_keeper(names: &Names, state: &str) -> BusError {
 /// Takes over a stream that a release up to 0.3 made.
 async fn divide(
     js: &Context,
-    names: &Names,
     found: Config,
     partitions: Partitions,
 ) -> Result<Partitions, BusError> {
     let mut metadata = metadata(partitions);
     metadata.extend(found.metadata.clone());
+    let name = found.name.clone();
     let updated = js.update_stream(Config { metadata, ..found }).await;
     updated.map_err(|error| {
         let told = "the stream of an earlier release cannot be divided into partitions";
         BusError(format!("{told}: {error}").into())
     })?;
-    let stream = js.get_stream(names.stream()).await?;
-    let divided = divided(names, &stream.cached_info().config)?;
+    let stream = js.get_stream(name).await?;
+    let divided = divided(&stream.cached_info().config)?;
     divided.ok_or_else(|| BusError("the stream was divided and is not".into()))
 }
 
